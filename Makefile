@@ -1,0 +1,52 @@
+# Every target does its own set-up. Start with `make demo`.
+
+SHELL := /bin/bash
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+export SAMPAN_BIN := $(CURDIR)/target/$(HOST)/release/sampan
+CARGO_FLAGS := --release --locked
+
+.PHONY: demo build samples guests test test-long bench lint doc setup clean
+
+## Build everything, then show a sandboxed web service from its Dockerfile to its answer
+demo: build
+	@samples/build.sh hello web
+	@samples/demo.sh
+
+build: setup
+	cargo build $(CARGO_FLAGS) -p sampan
+
+## Build the guest programs (needs no toolchain for what the cache has)
+guests: setup
+	@samples/build.sh
+
+## Build every sample's image into the store that SAMPAN_ROOT names
+samples: build guests
+	@for name in $$(samples/build.sh --list); do \
+	  echo "== $$name"; "$(SAMPAN_BIN)" build -t "$$name" "samples/$$name" || exit 1; done
+
+## Everything that gates a change
+test: lint guests build
+	cargo test $(CARGO_FLAGS) --workspace
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --workspace
+
+## What takes too long for every change: rounds of kill -9, many containers, long runs
+test-long: guests build
+	cargo test $(CARGO_FLAGS) -p sampan-tests -- --ignored
+
+## The speed tables, with whichever peers this machine has beside ours
+bench: guests build
+	cargo run $(CARGO_FLAGS) -p sampan-tests --bin bench
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+doc:
+	cargo doc $(CARGO_FLAGS) --no-deps --workspace --open
+
+## What building needs beside Rust: a C compiler with a static C library, and curl for the demo
+setup:
+	@samples/setup.sh
+
+clean:
+	cargo clean

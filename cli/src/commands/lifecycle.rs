@@ -1,0 +1,215 @@
+//! `stop`, `kill`, `wait` and `rm`.
+
+use crate::Context;
+use crate::commands::for_each;
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+use sampan_runtime::container::{self, Container, ContainerError, Status};
+use sampan_runtime::store::{Lock, Store};
+use sampan_shim::client::{ClientError, SandboxClient};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The arguments of `stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Seconds to wait before killing; the container's own setting, or 10, without it
+    #[arg(short, long, value_name = "SECONDS", alias = "timeout")]
+    time: Option<u32>,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// The arguments of `kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// The signal whose meaning is sent: KILL ends at once, TERM, INT, HUP and QUIT in its own time
+    #[arg(short, long, default_value = "KILL")]
+    signal: String,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// The arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// The arguments of `rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Kill running containers first
+    #[arg(short, long)]
+    force: bool,
+    /// Remove their anonymous volumes too
+    #[arg(short, long)]
+    volumes: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+const SIGKILL: u32 = 9;
+const SIGTERM: u32 = 15;
+
+impl StopArgs {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = context.store()?;
+        for_each(&self.containers, |name| {
+            let found = container::find(&store, name)?;
+            let grace = self.time.unwrap_or(found.record.stop_timeout);
+            if !in_life(&store, &found) {
+                return Ok(());
+            }
+            speak(&store, &found, async |client| {
+                if grace > 0 {
+                    client.kill(&found.record.id, SIGTERM).await?;
+                    let gone = client.wait(&found.record.id);
+                    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(grace.into()), gone).await {
+                        return ended.map(drop);
+                    }
+                }
+                client.kill(&found.record.id, SIGKILL).await?;
+                client.wait(&found.record.id).await.map(drop)
+            })
+        })
+    }
+}
+
+impl KillArgs {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let signal = parse_signal(&self.signal)?;
+        let store = context.store()?;
+        for_each(&self.containers, |name| {
+            let found = container::find(&store, name)?;
+            if !in_life(&store, &found) {
+                bail!(ContainerError::NotRunning(found.record.id.clone()));
+            }
+            speak(&store, &found, async |client| {
+                client.kill(&found.record.id, signal).await?;
+                if signal == SIGKILL { client.wait(&found.record.id).await.map(drop) } else { Ok(()) }
+            })
+        })
+    }
+}
+
+impl WaitArgs {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = context.store()?;
+        let mut all_found = true;
+        for name in &self.containers {
+            match container::find(&store, name).map_err(Into::into).and_then(|found| wait_for(&store, &found)) {
+                Ok(code) => println!("{code}"),
+                Err(error) => {
+                    eprintln!("sampan: {error:#}");
+                    all_found = false;
+                }
+            }
+        }
+        Ok(if all_found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn wait_for(store: &Store, found: &Container) -> Result<u8> {
+    if in_life(store, found) {
+        let mut code = None;
+        speak(store, found, async |client| {
+            code = Some(client.wait(&found.record.id).await?);
+            Ok(())
+        })?;
+        if let Some(code) = code {
+            return Ok(code);
+        }
+    }
+    match found.status(store) {
+        Status::Exited(ended) => Ok(ended.code),
+        Status::Created => Ok(0),
+        Status::Running(_) => Err(anyhow!("container {} was started again meanwhile", found.record.name)),
+    }
+}
+
+impl RmArgs {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let store = context.store()?;
+        for_each(&self.containers, |name| {
+            let found = match container::find(&store, name) {
+                // With -f it is enough that it is gone, as with Docker.
+                Err(ContainerError::NotFound(_)) if self.force => return Ok(()),
+                other => other?,
+            };
+            if self.force && in_life(&store, &found) {
+                speak(&store, &found, async |client| {
+                    client.kill(&found.record.id, SIGKILL).await?;
+                    client.wait(&found.record.id).await.map(drop)
+                })?;
+                wait_for_lock(&found)?;
+            }
+            // Writes down the end of one that was killed from outside, so that nothing of it is left.
+            let _ = found.status(&store);
+            match container::remove(&store, &found, self.volumes) {
+                // Its keeper was faster (--rm).
+                Err(_) if !found.dir.exists() => Ok(()),
+                other => Ok(other?),
+            }
+        })
+    }
+}
+
+/// Whether a keeper has the container, be it on the way up or down.
+fn in_life(store: &Store, found: &Container) -> bool {
+    Lock::is_held(&found.dir.join("lock")) || found.status(store).is_running()
+}
+
+/// Waits until the keeper has let go of the container.
+fn wait_for_lock(found: &Container) -> Result<()> {
+    match Lock::wait(&found.dir.join("lock")) {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Speaks to the container's sandbox. One that goes away before it has answered has ended, which is what the callers
+/// want; they look at its record.
+fn speak(
+    store: &Store,
+    found: &Container,
+    talk: impl AsyncFnOnce(&SandboxClient) -> std::result::Result<(), ClientError>,
+) -> Result<()> {
+    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // A foreground container opens its socket a moment after its start.
+        let mut pause = Duration::from_millis(1);
+        let client = loop {
+            match SandboxClient::connect(&socket).await {
+                Ok(client) => break client,
+                Err(_) if !in_life(store, found) => return Ok(()),
+                Err(error) if pause > Duration::from_secs(1) => return Err(error.into()),
+                Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause *= 2;
+        };
+        match talk(&client).await {
+            Err(_) if !in_life(store, found) => Ok(()),
+            other => Ok(other?),
+        }
+    })
+}
+
+fn parse_signal(given: &str) -> Result<u32> {
+    let name = given.to_ascii_uppercase();
+    Ok(match name.strip_prefix("SIG").unwrap_or(&name) {
+        "KILL" | "9" => SIGKILL,
+        "TERM" | "15" => SIGTERM,
+        "INT" | "2" => 2,
+        "HUP" | "1" => 1,
+        "QUIT" | "3" => 3,
+        _ => bail!("signal {given:?} has no meaning for a Wasm program: KILL, TERM, INT, HUP and QUIT have"),
+    })
+}

@@ -1,0 +1,33 @@
+//! A file a command, or a few that belong together.
+
+pub mod build;
+pub mod completion;
+pub mod filter;
+pub mod images;
+pub mod inspect;
+pub mod lifecycle;
+pub mod logs;
+pub mod port;
+pub mod ps;
+pub mod run;
+pub mod system;
+pub mod volume;
+
+use anyhow::Result;
+use std::process::ExitCode;
+
+/// Does the same for each of several names as Docker does: each success prints the name, each failure a line on
+/// standard error, and one failure makes the whole fail.
+pub fn for_each(names: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        match act(name) {
+            Ok(()) => println!("{name}"),
+            Err(error) => {
+                eprintln!("sampan: {error:#}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,230 @@
+//! Starting containers from the command line: in the foreground, where this process is the keeper, or detached, where
+//! a child of it is.
+
+use anyhow::{Context as _, Result};
+use sampan_runtime::container::life::{Front, Lease};
+use sampan_runtime::container::{Container, ContainerError};
+use sampan_runtime::guest::KILLED;
+use sampan_runtime::sandbox::{Attach, Exit, Keeper};
+use sampan_runtime::store::Store;
+use sampan_shim::Serving;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+
+/// A container that did not start; the message is its runtime's.
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Failed {
+    /// The exit code that stands for it.
+    pub code: u8,
+    /// Why.
+    pub message: String,
+}
+
+/// Runs a container in the foreground and returns its exit code.
+pub fn attached(store: &Store, container: Container) -> Result<u8> {
+    let open = container.record.open_stdin;
+    let grace = container.record.stop_timeout;
+    let id = container.record.id.clone();
+    let lease = Lease::take(container)?;
+    // Before the first thread: what is blocked in one may be delivered to another.
+    let signals = Signals::take().context("cannot take Ctrl-C")?;
+    let input = if open { Some(std::io::stdin().as_fd().try_clone_to_owned()?) } else { None };
+    let run = lease.start(store, Attach::Terminal, input)?;
+    let mut front = Foreground { store, id, grace, signals, serving: None, failed: None };
+    let exit = run.keep(store, &mut front)?;
+    match front.failed {
+        Some(failed) => Err(failed.into()),
+        None => Ok(exit.code),
+    }
+}
+
+/// How long a foreground container runs before its control socket opens: most commands are over by then.
+const SOCKET_DELAY: Duration = Duration::from_millis(2);
+
+struct Foreground<'a> {
+    store: &'a Store,
+    id: String,
+    grace: u32,
+    signals: Signals,
+    serving: Option<Serving>,
+    failed: Option<Failed>,
+}
+
+impl Front for Foreground<'_> {
+    async fn serve(&mut self, keeper: Keeper, socket: &Path) {
+        let signals = self.signals.forward(keeper.clone(), &self.id, self.grace);
+        let serve = async {
+            tokio::time::sleep(SOCKET_DELAY).await;
+            match Serving::open(keeper, self.store, socket).await {
+                Ok(serving) => self.serving = Some(serving),
+                Err(error) => eprintln!("sampan: this container cannot be stopped from elsewhere: {error}"),
+            }
+        };
+        tokio::join!(signals, serve);
+    }
+
+    async fn ended(&mut self, exit: &Exit) {
+        self.failed = not_started(exit);
+        if let Some(serving) = self.serving.take() {
+            serving.close().await;
+        }
+    }
+}
+
+/// The end of a container that never ran, in words; a guest's own 126 has none.
+fn not_started(exit: &Exit) -> Option<Failed> {
+    let message = exit.message.clone().filter(|_| exit.code == 126)?;
+    Some(Failed { code: exit.code, message })
+}
+
+/// SIGINT and SIGTERM, read from a descriptor (signalfd(2)) rather than handled.
+struct Signals(OwnedFd);
+
+impl Signals {
+    fn take() -> std::io::Result<Self> {
+        // SAFETY: a signal set is plain bits, emptied before use; the calls read it and nothing else.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+                -1 => Err(std::io::Error::last_os_error()),
+                fd => Ok(Self(OwnedFd::from_raw_fd(fd))),
+            }
+        }
+    }
+
+    /// The first one means `stop`, a second one means now.
+    async fn forward(&self, keeper: Keeper, id: &str, grace: u32) {
+        let Ok(clone) = self.0.try_clone() else { return };
+        // SAFETY: the descriptor is owned by the value that is registered, so it stays open and the same.
+        let Ok(signals) = (unsafe { AsyncFd::register(clone) }) else { return };
+        let next = async || {
+            let mut bytes = [0u8; size_of::<libc::signalfd_siginfo>()];
+            loop {
+                match signals.readable().await {
+                    Ok(mut ready) => match rustix::io::read(&self.0, &mut bytes) {
+                        Ok(_) => return,
+                        Err(_) => ready.clear_ready(),
+                    },
+                    Err(_) => std::future::pending().await,
+                }
+            }
+        };
+        next().await;
+        let _ = keeper.stop(id);
+        tokio::select! {
+            () = next() => {}
+            () = tokio::time::sleep(Duration::from_secs(grace.into())) => {}
+        }
+        let _ = keeper.kill(id);
+    }
+}
+
+/// What the detached keeper tells who waits for the start: nothing when all is well.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    failed: Option<Failed>,
+}
+
+/// Starts a container that goes on when this process ends; returns when its first instruction is next.
+pub fn detached(store: &Store, container: Container) -> Result<()> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+    // SAFETY: this process has one thread, so the child may go on as its parent would.
+    match unsafe { libc::fork() } {
+        -1 => Err(std::io::Error::last_os_error()).context("cannot fork the keeper"),
+        0 => {
+            drop(reader);
+            let mut front = Background { store, answer: Some(File::from(writer)), serving: None };
+            if let Err(error) = keep_detached(store, container, &mut front) {
+                let code = error.downcast_ref::<ContainerError>().map_or(125, ContainerError::exit_code);
+                front.tell(Some(Failed { code, message: format!("{error:#}") }));
+            }
+            std::process::exit(0);
+        }
+        _ => {
+            drop(writer);
+            let mut text = Vec::new();
+            File::from(reader).read_to_end(&mut text).context("cannot hear from the keeper")?;
+            match serde_json::from_slice::<Answer>(&text) {
+                Ok(Answer { failed: None }) => Ok(()),
+                Ok(Answer { failed: Some(failed) }) => Err(failed.into()),
+                Err(_) => {
+                    Err(Failed { code: KILLED, message: "the keeper died before the container started".into() }.into())
+                }
+            }
+        }
+    }
+}
+
+fn keep_detached(store: &Store, container: Container, front: &mut Background<'_>) -> Result<()> {
+    let lease = Lease::take(container)?;
+    leave_terminal().context("cannot leave the terminal")?;
+    // Open standard input without anybody to write to it waits, as with Docker.
+    let (input, _held) = if lease.container().record.open_stdin {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        (Some(reader), Some(writer))
+    } else {
+        (None, None::<OwnedFd>)
+    };
+    let run = lease.start(store, Attach::Detached, input)?;
+    run.keep(store, front)?;
+    Ok(())
+}
+
+/// A session of its own, and nothing of the caller's terminal or directory.
+fn leave_terminal() -> std::io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::process::setsid()?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    std::env::set_current_dir("/")
+}
+
+struct Background<'a> {
+    store: &'a Store,
+    answer: Option<File>,
+    serving: Option<Serving>,
+}
+
+impl Background<'_> {
+    fn tell(&mut self, failed: Option<Failed>) {
+        if let Some(mut pipe) = self.answer.take()
+            && let Ok(text) = serde_json::to_vec(&Answer { failed })
+        {
+            let _ = pipe.write_all(&text);
+        }
+    }
+}
+
+impl Front for Background<'_> {
+    async fn serve(&mut self, keeper: Keeper, socket: &Path) {
+        match Serving::open(keeper.clone(), self.store, socket).await {
+            Ok(serving) => {
+                self.serving = Some(serving);
+                self.tell(None);
+            }
+            Err(error) => {
+                // A container that nobody can stop is worse than none.
+                self.tell(Some(Failed { code: 125, message: format!("cannot open the control socket: {error}") }));
+                keeper.kill_host();
+            }
+        }
+    }
+
+    async fn ended(&mut self, exit: &Exit) {
+        self.tell(not_started(exit));
+        if let Some(serving) = self.serving.take() {
+            serving.close().await;
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The flags of `run` and `create` → the runtime's settings.
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use sampan_runtime::container::{MountRequest, MountSource, Settings, id};
+use sampan_runtime::grants::{Network, Port, Publish};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What a container can be told, as Docker names it.
+#[derive(Debug, Args)]
+pub struct ContainerFlags {
+    /// Give the container this name
+    #[arg(long)]
+    name: Option<String>,
+    /// Set an environment variable (NAME=value, or NAME to take it from here)
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Read environment variables from a file, one a line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Publish a port: [ip:][hostPort:]containerPort[/tcp|/udp]
+    #[arg(short, long, value_name = "PORT")]
+    publish: Vec<String>,
+    /// Publish every exposed port at a port of the system's choice
+    #[arg(short = 'P', long)]
+    publish_all: bool,
+    /// Let the container bind a port without publishing it
+    #[arg(long, value_name = "PORT[/PROTO]")]
+    expose: Vec<Port>,
+    /// Mount a volume or a path of the host: [name|path:]path[:ro]
+    #[arg(short, long, value_name = "MOUNT")]
+    volume: Vec<String>,
+    /// Mount, in full: type=bind|volume,source=…,target=…[,readonly]
+    #[arg(long, value_name = "MOUNT")]
+    mount: Vec<String>,
+    /// Set the working directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Run this instead of the image's entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    interactive: bool,
+    /// Let the container's root not be written
+    #[arg(long)]
+    read_only: bool,
+    /// Set a label (NAME=value)
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
+    /// Connect to: default, host or none
+    #[arg(long, default_value = "default", value_name = "NETWORK")]
+    network: Network,
+    /// Seconds that `stop` waits before it kills
+    #[arg(long, value_name = "SECONDS")]
+    stop_timeout: Option<u32>,
+    /// Remove the container, and its anonymous volumes, when it ends
+    #[arg(long)]
+    pub rm: bool,
+    /// An image, or a .wasm or .wat file
+    #[arg(value_name = "IMAGE|FILE")]
+    pub image: String,
+    /// Arguments of the entrypoint
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+    command: Vec<String>,
+}
+
+impl ContainerFlags {
+    /// The Wasm file that was named instead of an image: a path, or an existing file with such a name.
+    pub fn module(&self) -> Option<&Path> {
+        let path = Path::new(&self.image);
+        let named = path.extension().is_some_and(|e| e == "wasm" || e == "wat") && path.is_file();
+        let spelled = ["./", "../", "/"].iter().any(|prefix| self.image.starts_with(prefix));
+        (named || spelled).then_some(path)
+    }
+
+    /// The settings that the flags say.
+    pub fn settings(self) -> Result<Settings> {
+        let module = self.module().map(Path::to_owned);
+        let mut entrypoint = self.entrypoint.map(|program| match program.as_str() {
+            "" => vec![],
+            _ => vec![program],
+        });
+        if let Some(module) = &module {
+            if !module.is_file() {
+                bail!("cannot run {}: there is no such file", module.display());
+            }
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            entrypoint = Some(entrypoint.unwrap_or_else(|| vec![format!("/{name}")]));
+        }
+        let mut env = Vec::new();
+        for file in &self.env_file {
+            env.extend(read_env_file(file)?);
+        }
+        env.extend(self.env.iter().filter_map(|v| variable(v)));
+        let published =
+            self.publish.iter().map(|p| Publish::parse(p)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
+        let volumes = self.volume.iter().map(|v| parse_volume(v));
+        let mounts = self.mount.iter().map(|m| parse_mount(m));
+        Ok(Settings {
+            name: self.name,
+            image: self.image,
+            entrypoint,
+            command: self.command,
+            env,
+            working_dir: self.workdir.map(absolute_workdir).transpose()?,
+            labels: parse_labels(&self.label),
+            published: published.collect(),
+            publish_all: self.publish_all,
+            exposed: self.expose,
+            mounts: volumes.chain(mounts).collect::<Result<_>>()?,
+            read_only: self.read_only,
+            network: self.network,
+            auto_remove: self.rm,
+            open_stdin: self.interactive,
+            stop_timeout: self.stop_timeout,
+            module,
+        })
+    }
+}
+
+fn absolute_workdir(dir: String) -> Result<String> {
+    if !dir.starts_with('/') {
+        bail!("the working directory {dir:?} is invalid: it must be an absolute path");
+    }
+    Ok(dir)
+}
+
+/// `NAME=value` as it is; `NAME` from our own environment, if it is set there.
+fn variable(given: &str) -> Option<String> {
+    if given.contains('=') {
+        return Some(given.to_owned());
+    }
+    std::env::var(given).ok().map(|value| format!("{given}={value}"))
+}
+
+/// Docker's format: a variable a line, `#` begins a comment line, nothing is quoted.
+fn read_env_file(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the env file {}", path.display()))?;
+    let mut all = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let name = line.split('=').next().unwrap_or_default();
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            bail!("{}:{}: {name:?} is no name for a variable", path.display(), n + 1);
+        }
+        all.extend(variable(line));
+    }
+    Ok(all)
+}
+
+/// `NAME=value` pairs; a name alone has an empty value.
+pub fn parse_labels(given: &[String]) -> BTreeMap<String, String> {
+    given.iter().map(|l| l.split_once('=').unwrap_or((l, ""))).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// `-v [source:]destination[:options]`.
+fn parse_volume(given: &str) -> Result<MountRequest> {
+    let bad = |reason: String| anyhow::anyhow!("invalid volume {given:?}: {reason}; wanted [name|path:]path[:ro]");
+    let parts: Vec<&str> = given.split(':').collect();
+    let (source, destination, options) = match parts.as_slice() {
+        [destination] => ("", *destination, ""),
+        [source, destination] => (*source, *destination, ""),
+        [source, destination, options] => (*source, *destination, *options),
+        _ => return Err(bail_parts(given)),
+    };
+    if !destination.starts_with('/') {
+        return Err(bad(format!("the container's path {destination:?} is not absolute")));
+    }
+    let mut writable = true;
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        match option {
+            "ro" => writable = false,
+            "rw" => writable = true,
+            // SELinux relabelling and consistency hints mean nothing here, and every Docker user's scripts have them.
+            "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            other => return Err(bad(format!("unknown option {other:?}"))),
+        }
+    }
+    let source = if source.is_empty() {
+        MountSource::Anonymous
+    } else if source.starts_with('/') || source.starts_with('.') || source.starts_with('~') {
+        MountSource::Bind { path: std::path::absolute(source)?, create: true }
+    } else if id::is_name(source) {
+        MountSource::Volume(source.to_owned())
+    } else {
+        return Err(bad(format!("{source:?} is neither a path nor a volume's name")));
+    };
+    Ok(MountRequest { source, destination: destination.to_owned(), writable })
+}
+
+fn bail_parts(given: &str) -> anyhow::Error {
+    anyhow::anyhow!("invalid volume {given:?}: too many colons; wanted [name|path:]path[:ro]")
+}
+
+/// `--mount type=…,source=…,target=…,readonly`.
+fn parse_mount(given: &str) -> Result<MountRequest> {
+    let bad = |reason: String| anyhow::anyhow!("invalid mount {given:?}: {reason}");
+    let (mut kind, mut source, mut target, mut writable) = ("volume", None, None, true);
+    for field in given.split(',') {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        match key {
+            "type" => kind = value,
+            "source" | "src" => source = Some(value),
+            "target" | "destination" | "dst" => target = Some(value),
+            "readonly" | "ro" => writable = !matches!(value, "" | "true" | "1"),
+            other => return Err(bad(format!("unknown field {other:?}; known: type, source, target, readonly"))),
+        }
+    }
+    let target = target.filter(|t| t.starts_with('/')).ok_or_else(|| bad("target must be an absolute path".into()))?;
+    let source = match (kind, source) {
+        ("bind", Some(path)) => MountSource::Bind { path: std::path::absolute(path)?, create: false },
+        ("bind", None) => return Err(bad("a bind needs a source".into())),
+        ("volume", Some(name)) => MountSource::Volume(name.to_owned()),
+        ("volume", None) => MountSource::Anonymous,
+        (other, _) => return Err(bad(format!("unknown type {other:?}; known: bind, volume"))),
+    };
+    Ok(MountRequest { source, destination: target.to_owned(), writable })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_in_docker_form() {
+        let bind = parse_volume("/src:/dst:ro").unwrap();
+        assert_eq!(bind.source, MountSource::Bind { path: "/src".into(), create: true });
+        assert!(!bind.writable);
+        assert_eq!(parse_volume("data:/d").unwrap().source, MountSource::Volume("data".into()));
+        assert_eq!(parse_volume("/d").unwrap().source, MountSource::Anonymous);
+        for bad in ["data:d", "a:/b:c", "/a:/b:ro:x", "b@d:/x"] {
+            assert!(parse_volume(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mounts_in_full() {
+        let mount = parse_mount("type=bind,src=/a,dst=/b,readonly").unwrap();
+        assert!(!mount.writable && mount.destination == "/b");
+        assert_eq!(parse_mount("source=v,target=/x").unwrap().source, MountSource::Volume("v".into()));
+        for bad in ["type=tmpfs,target=/x", "type=bind,target=/x", "target=x", "size=3,target=/x"] {
+            assert!(parse_mount(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn env_files_and_labels() {
+        let dir = std::env::temp_dir().join(format!("sampan-env-{}", std::process::id()));
+        std::fs::write(&dir, "# c\nA=1 2\n\nB=\n").unwrap();
+        assert_eq!(read_env_file(&dir).unwrap(), ["A=1 2", "B="]);
+        std::fs::write(&dir, "A B=1\n").unwrap();
+        assert!(read_env_file(&dir).unwrap_err().to_string().contains(":1:"));
+        std::fs::remove_file(dir).unwrap();
+        assert_eq!(parse_labels(&["a=b=c".into(), "d".into()])["a"], "b=c");
+    }
+}

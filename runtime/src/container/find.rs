@@ -1,0 +1,90 @@
+//! Finding containers, and telling whether one runs.
+
+use super::record::{Container, Ended, Running, Status};
+use super::{ContainerError, Result, run_place};
+use crate::guest::KILLED;
+use crate::store::{Durability, Lock, Store, files};
+use std::path::Path;
+
+/// The container of this name, id, or first digits of an id; a name goes before an id.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn find(store: &Store, wanted: &str) -> Result<Container> {
+    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
+    let safe = !wanted.is_empty() && !wanted.contains('/') && wanted != "." && wanted != "..";
+    if !safe {
+        return Err(ContainerError::NotFound(wanted.to_owned()));
+    }
+    if let Ok(id) = std::fs::read_link(store.names().join(wanted))
+        && let Ok(container) = load(&store.containers().join(id))
+    {
+        return Ok(container);
+    }
+    if !wanted.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(ContainerError::NotFound(wanted.to_owned()));
+    }
+    let ids = std::fs::read_dir(store.containers()).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let fits: Vec<_> = ids.filter(|id| id.to_str().is_some_and(|id| id.starts_with(wanted))).collect();
+    match fits.as_slice() {
+        [] => Err(ContainerError::NotFound(wanted.to_owned())),
+        [id] => load(&store.containers().join(id)).map_err(|_| ContainerError::NotFound(wanted.to_owned())),
+        several => Err(ContainerError::Ambiguous { prefix: wanted.to_owned(), count: several.len() }),
+    }
+}
+
+/// Every container, the newest first.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn list(store: &Store) -> Result<Vec<Container>> {
+    let dir = store.containers();
+    let entries = std::fs::read_dir(&dir).map_err(crate::store::StoreError::io("read", &dir))?;
+    // One that cannot be read is being made or removed right now.
+    let mut all: Vec<Container> = entries.flatten().filter_map(|entry| load(&entry.path()).ok()).collect();
+    all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+    Ok(all)
+}
+
+fn load(dir: &Path) -> Result<Container> {
+    let record = files::read_json(&dir.join("record.json"))?;
+    Ok(Container { dir: dir.to_owned(), record })
+}
+
+impl Container {
+    /// What the container is now. A run that was killed with its keeper is written down as ended when it is first
+    /// looked at: nobody was left to do it earlier.
+    #[must_use]
+    pub fn status(&self, store: &Store) -> Status {
+        let place = run_place(store, &self.record.id);
+        let running = || files::read_json::<Running>(&place.join("running.json")).ok();
+        if Lock::is_held(&self.dir.join("lock"))
+            && let Some(running) = running()
+        {
+            return Status::Running(running);
+        }
+        if let Some(lost) = running()
+            && let Ok(Some(_lock)) = Lock::try_take(&self.dir.join("lock"))
+        {
+            self.bury(&place, &lost);
+        }
+        match files::read_json(&self.dir.join("ended.json")) {
+            Ok(ended) => Status::Exited(ended),
+            Err(_) => Status::Created,
+        }
+    }
+
+    fn bury(&self, place: &Path, lost: &Running) {
+        let ended = Ended {
+            code: KILLED,
+            started: Some(lost.started),
+            finished: jiff::Timestamp::now(),
+            error: Some("the sandbox was killed".into()),
+            fences: lost.fences.clone(),
+        };
+        let written = files::write_json(&self.dir.join("ended.json"), &ended, Durability::Flushed);
+        if written.is_ok() {
+            let _ = files::remove_tree(place);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Containers: the record of one, and its life: create → run → stop → remove. A container outlives any run of it.
+//!
+//! ```text
+//! id         ids and names
+//! record     what is written down of a container
+//! create     settings + image → a container's directory and its name
+//! find       a name or the first digits of an id → the container; listing them; whether one runs
+//! program    the entrypoint's path → its compiled code
+//! life       running one: the keeper's part from the lock to the record of its end
+//! remove     taking one away
+//! volumes    directories that outlive containers
+//! ```
+
+mod create;
+mod find;
+pub mod id;
+pub mod life;
+mod program;
+mod record;
+mod remove;
+pub mod volumes;
+
+pub use create::{MountRequest, MountSource, Settings, create};
+pub use find::{find, list};
+pub use program::{locate_in_image, locate_program};
+pub use record::{Container, Ended, MountKind, MountPoint, Record, Running, Status};
+pub use remove::remove;
+
+use crate::grants::GrantError;
+use crate::guest::code::CodeError;
+use crate::image::ImageError;
+use crate::rootfs::RootfsError;
+use crate::sandbox::SandboxError;
+use crate::store::StoreError;
+use std::path::PathBuf;
+
+/// What goes wrong with containers.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The grants.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// The program.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    /// The tree.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// No container has this name or id.
+    #[error("no such container: {0}")]
+    NotFound(String),
+    /// Several containers' ids begin so.
+    #[error("{prefix:?} is ambiguous: the ids of {count} containers begin with it; give more digits")]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// A name against the rule.
+    #[error("invalid {what} name {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed")]
+    BadName {
+        /// What was to be named.
+        what: &'static str,
+        /// What was given.
+        name: String,
+    },
+    /// A name that somebody else has.
+    #[error(
+        "the container name {name:?} is already in use by container {}: remove or rename that container to be able to use the name again",
+        id::short(by)
+    )]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// The id of who has it.
+        by: String,
+    },
+    /// Neither the image nor the user says what to run.
+    #[error("no command specified: the image has neither ENTRYPOINT nor CMD, so name a program after the image")]
+    NoCommand,
+    /// The program is not there.
+    #[error("exec: {program:?}: no such file in the image{}", searched(path.as_ref()))]
+    NoProgram {
+        /// What was to be run.
+        program: String,
+        /// The PATH that was searched, if it was.
+        path: Option<String>,
+    },
+    /// Something that cannot be done to a running container.
+    #[error("container {} is running: {hint}", id::short(id))]
+    Running {
+        /// Which one.
+        id: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Something that needs a running container.
+    #[error("container {} is not running", id::short(.0))]
+    NotRunning(String),
+    /// A mount that cannot be made.
+    #[error("invalid mount {given:?}: {reason}")]
+    BadMount {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No such volume.
+    #[error("no such volume: {0}")]
+    NoVolume(String),
+    /// A volume that is needed.
+    #[error("volume {name} is in use by container {}: remove the container first", id::short(by))]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// The id of a container that mounts it.
+        by: String,
+    },
+}
+
+fn searched(path: Option<&String>) -> String {
+    path.map_or_else(String::new, |path| format!(" (searched PATH={path})"))
+}
+
+impl ContainerError {
+    /// The exit code that `docker run` has for it: 127 when the program is not there, 126 when it cannot be run, 125
+    /// for everything else.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoProgram { .. } => 127,
+            Self::Code(CodeError::Compile { .. }) => 126,
+            _ => 125,
+        }
+    }
+}
+
+/// The result of what is done with containers.
+pub type Result<T, E = ContainerError> = std::result::Result<T, E>;
+
+/// Where a container's runs have their sockets and state.
+pub(crate) fn run_place(store: &crate::store::Store, id: &str) -> PathBuf {
+    store.run_path().join(id::short(id))
+}

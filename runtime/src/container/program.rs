@@ -1,0 +1,82 @@
+//! From a container's command to its compiled code.
+
+use super::{ContainerError, Result};
+use crate::grants::{Grants, RootGrant};
+use crate::image::{Image, Images, find_in_layers};
+use crate::rootfs;
+use crate::store::Store;
+use std::path::{Path, PathBuf};
+
+/// The host's path of the program that a container runs: found in its mounts, its writable layer and its image, in
+/// this order, as the guest would see it; a name without a slash is searched in PATH.
+///
+/// # Errors
+/// When there is no such file.
+pub fn locate_program(bundle: &Path, grants: &Grants) -> Result<PathBuf> {
+    let program = grants.args.first().map(String::as_str).unwrap_or_default();
+    let path = search_path(&grants.env);
+    let look = |path: &Path| look_up(bundle, grants, path);
+    let searched = (!program.contains('/')).then(|| path.to_owned());
+    search(program, &grants.cwd, path, look)?
+        .ok_or_else(|| ContainerError::NoProgram { program: program.to_owned(), path: searched })
+}
+
+/// The same for an image without a container; `None` when it names no program, or one that it does not have.
+///
+/// # Errors
+/// When the image cannot be read.
+pub fn locate_in_image(store: &Store, image: &Image) -> Result<Option<PathBuf>> {
+    let Some(config) = image.config.config() else { return Ok(None) };
+    let Some(program) = config.entrypoint().iter().chain(config.cmd().iter()).flatten().next() else {
+        return Ok(None);
+    };
+    let layers = Images::new(store).layer_dirs(image)?;
+    let env = config.env().clone().unwrap_or_default();
+    let cwd = config.working_dir().as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/");
+    search(program, cwd, search_path(&env), |path| Ok(find_in_layers(&layers, &path.to_string_lossy())?))
+}
+
+/// The search path of an environment; Docker's where it sets none.
+fn search_path(env: &[String]) -> &str {
+    env.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or(super::create::PATH)
+}
+
+/// Looks a program up as a shell would: by its path, or along PATH when it has no slash.
+fn search(
+    program: &str,
+    cwd: &str,
+    path: &str,
+    look: impl Fn(&Path) -> Result<Option<PathBuf>>,
+) -> Result<Option<PathBuf>> {
+    let clean = |path: PathBuf| rootfs::normalize(&path.to_string_lossy());
+    if program.contains('/') {
+        return look(&clean(Path::new(cwd).join(program)));
+    }
+    for dir in path.split(':').filter(|dir| !dir.is_empty()) {
+        if let Some(found) = look(&clean(Path::new(dir).join(program)))? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn look_up(bundle: &Path, grants: &Grants, path: &Path) -> Result<Option<PathBuf>> {
+    let under = grants.binds.iter().filter(|bind| path.starts_with(&bind.destination));
+    if let Some(bind) = under.max_by_key(|bind| bind.destination.components().count()) {
+        let rest = path.strip_prefix(&bind.destination).unwrap_or(Path::new(""));
+        if rest.as_os_str().is_empty() {
+            return Ok(Some(bind.source.clone()).filter(|file| file.is_file()));
+        }
+        return Ok(find_in_layers(std::slice::from_ref(&bind.source), &Path::new("/").join(rest).to_string_lossy())?);
+    }
+    let path = path.to_string_lossy();
+    let found = match &grants.root {
+        RootGrant::Layers(layers) => {
+            let mut dirs = vec![rootfs::upper(bundle)];
+            dirs.extend(layers.iter().cloned());
+            find_in_layers(&dirs, &path)?
+        }
+        RootGrant::Ready(root) => find_in_layers(&[bundle.join(root)], &path)?,
+    };
+    Ok(found)
+}

@@ -1,0 +1,166 @@
+//! What is written down of a container: `record.json` when it is made, `running.json` in the run directory while it
+//! runs, `ended.json` when it has ended.
+
+use crate::grants::{Network, Port, Publish};
+use crate::sandbox::Fences;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// A container: where it lies and what is written down of it.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its directory, which is its OCI bundle.
+    pub dir: PathBuf,
+    /// What was settled when it was made.
+    pub record: Record,
+}
+
+/// What was settled when a container was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hex digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+    /// The image as the user named it; the file for a container without an image.
+    pub image: String,
+    /// The image's id; empty without one.
+    pub image_id: String,
+    /// The entrypoint, as settled.
+    pub entrypoint: Vec<String>,
+    /// The command, as settled.
+    pub command: Vec<String>,
+    /// The environment, as `NAME=value`.
+    pub env: Vec<String>,
+    /// The working directory.
+    pub working_dir: String,
+    /// The image's labels and the user's.
+    pub labels: BTreeMap<String, String>,
+    /// How it is connected.
+    pub network: Network,
+    /// Published ports, as wished: host port 0 lets the system choose at each start.
+    pub published: Vec<Publish>,
+    /// Ports that it may bind.
+    pub exposed: Vec<Port>,
+    /// What is mounted.
+    pub mounts: Vec<MountPoint>,
+    /// Whether its root cannot be written.
+    pub read_only: bool,
+    /// Whether it is removed when it ends.
+    pub auto_remove: bool,
+    /// Whether its standard input is open.
+    pub open_stdin: bool,
+    /// The grace period of `stop`, in seconds.
+    pub stop_timeout: u32,
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    /// Bind or volume.
+    pub kind: MountKind,
+    /// The volume's name; empty for a bind.
+    pub name: String,
+    /// The host's path.
+    pub source: PathBuf,
+    /// The guest's path.
+    pub destination: PathBuf,
+    /// Whether the guest may write there.
+    pub writable: bool,
+}
+
+/// What kind of thing is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A path of the host.
+    Bind,
+    /// A volume that was named.
+    Volume,
+    /// A volume that goes with its container when that is removed with `-v` or `--rm`.
+    Anonymous,
+}
+
+impl MountKind {
+    /// Docker's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Volume | Self::Anonymous => "volume",
+        }
+    }
+}
+
+/// What is written down while a container runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    /// The keeper's process.
+    pub keeper: u32,
+    /// The host's process.
+    pub host: u32,
+    /// When its first instruction was next.
+    pub started: jiff::Timestamp,
+    /// Where the host listens for its ports.
+    pub ports: Vec<(Port, SocketAddr)>,
+    /// The fences around it.
+    pub fences: Option<Fences>,
+    /// The digest of the program.
+    pub program: String,
+}
+
+/// What is written down when a container has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The exit code.
+    pub code: u8,
+    /// When it started; `None` if it never did.
+    pub started: Option<jiff::Timestamp>,
+    /// When it ended.
+    pub finished: jiff::Timestamp,
+    /// What the runtime has to say of it.
+    pub error: Option<String>,
+    /// The fences that were around it.
+    pub fences: Option<Fences>,
+}
+
+/// What a container is at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Status {
+    /// Made and never run.
+    Created,
+    /// Running.
+    Running(Running),
+    /// Over.
+    Exited(Ended),
+}
+
+impl Status {
+    /// Docker's word for it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running(_) => "running",
+            Self::Exited(_) => "exited",
+        }
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+}
+
+impl Record {
+    /// The program and its arguments.
+    #[must_use]
+    pub fn args(&self) -> Vec<String> {
+        self.entrypoint.iter().chain(&self.command).cloned().collect()
+    }
+}

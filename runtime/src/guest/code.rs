@@ -1,0 +1,257 @@
+//! The cache of compiled code: derived data, made only by this machine's own compiler.
+//!
+//! `code/<settings>-<machine>/<sha256 of the wasm>.cwasm` is the code, `….json` what is known of it. What is in the
+//! cache is mapped and executed, so it is trusted only as far as it is ours: opened without following links, owned by
+//! us, not writable by others, and with the size, times and inode that were recorded when its hash was last checked;
+//! otherwise the hash is checked again.
+//!
+//! `files/<device>-<inode>-<size>-<mtime>-<ctime>` is a link that says which digest a Wasm file has, so that a file
+//! which did not change is not hashed at each start.
+
+use super::compile::{self, CompileError};
+use super::engine;
+use super::kind::Description;
+use crate::container::id::hex;
+use crate::store::{Durability, Store, StoreError, files};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{File, Metadata};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A guest's program that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CodeError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The compiler.
+    #[error("cannot run {}: {source}", path.display())]
+    Compile {
+        /// The Wasm file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CompileError,
+    },
+}
+
+/// Compiled code, open, and what it is.
+#[derive(Debug)]
+pub struct Code {
+    /// The code; its path is `/proc/self/fd/N` for the engine.
+    pub file: File,
+    /// What it is.
+    pub description: Description,
+    /// `sha256:` and the digest of the Wasm that it was made from.
+    pub digest: String,
+}
+
+/// What is recorded beside the code.
+#[derive(Debug, Serialize, Deserialize)]
+struct Sidecar {
+    stamp: Stamp,
+    sha256: String,
+    description: Description,
+}
+
+/// A file's identity, which no write leaves unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mtime: i128,
+    ctime: i128,
+}
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            mtime: nanos(meta.mtime(), meta.mtime_nsec()),
+            ctime: nanos(meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{:x}-{:x}-{:x}-{:x}-{:x}", self.device, self.inode, self.size, self.mtime, self.ctime)
+    }
+}
+
+/// The code of the Wasm file at `path`, compiled now if it is not in the cache.
+///
+/// # Errors
+/// When the file is no guest of ours, or the cache cannot be written.
+pub fn prepare(store: &Store, path: &Path) -> Result<Code, CodeError> {
+    let cache = Cache::open(store);
+    let mut wasm = File::open(path).map_err(StoreError::io("open", path))?;
+    let stamp = Stamp::of(&wasm.metadata().map_err(StoreError::io("look at", path))?);
+    if let Some(digest) = cache.digest_of(&stamp)
+        && let Some(code) = cache.get(&digest)
+    {
+        return Ok(code);
+    }
+    let digest = hash(&mut wasm).map_err(StoreError::io("read", path))?;
+    let code = match cache.get(&digest) {
+        Some(code) => code,
+        None => {
+            use std::io::Seek;
+            wasm.rewind().map_err(StoreError::io("read", path))?;
+            let (description, bytes) = compile::compile(wasm, stamp.size)
+                .map_err(|source| CodeError::Compile { path: path.to_owned(), source })?;
+            cache.put(store, digest, description, &bytes)?
+        }
+    };
+    cache.remember(&stamp, &code.digest);
+    Ok(code)
+}
+
+/// Forgets the code of a Wasm file, so that the next start compiles it again: what to do when the engine refuses it.
+pub fn forget(store: &Store, digest: &str) {
+    let (code, sidecar) = Cache::open(store).places(digest);
+    let _ = std::fs::remove_file(sidecar);
+    let _ = std::fs::remove_file(code);
+}
+
+struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    fn open(store: &Store) -> Self {
+        Self { dir: store.code().join(format!("{}-{}", engine::SETTINGS, engine::machine())) }
+    }
+
+    fn places(&self, digest: &str) -> (PathBuf, PathBuf) {
+        let digest = digest.trim_start_matches("sha256:");
+        (self.dir.join(format!("{digest}.cwasm")), self.dir.join(format!("{digest}.json")))
+    }
+
+    fn digest_of(&self, stamp: &Stamp) -> Option<String> {
+        let digest = std::fs::read_link(self.dir.join("files").join(stamp.name())).ok()?;
+        Some(digest.to_str()?.to_owned())
+    }
+
+    /// The next start finds the digest by the file's identity; only a matter of speed, so errors do not count.
+    fn remember(&self, stamp: &Stamp, digest: &str) {
+        let _ = std::fs::create_dir_all(self.dir.join("files"));
+        let _ = std::os::unix::fs::symlink(digest, self.dir.join("files").join(stamp.name()));
+    }
+
+    /// The code of a digest, if it is there and can be trusted.
+    fn get(&self, digest: &str) -> Option<Code> {
+        let (code, sidecar) = self.places(digest);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::open(&code, flags, Mode::empty()).ok()?);
+        let meta = file.metadata().ok()?;
+        if !meta.is_file()
+            || meta.uid() != rustix::process::geteuid().as_raw()
+            || meta.permissions().mode() & 0o022 != 0
+        {
+            return None;
+        }
+        let mut known: Sidecar = files::read_json(&sidecar).ok()?;
+        let stamp = Stamp::of(&meta);
+        if stamp != known.stamp {
+            if hash(&mut file).ok()? != known.sha256 {
+                return None;
+            }
+            known.stamp = stamp;
+            let _ = files::write_json(&sidecar, &known, Durability::Buffered);
+        }
+        Some(Code { file, description: known.description, digest: digest.to_owned() })
+    }
+
+    fn put(&self, store: &Store, digest: String, description: Description, bytes: &[u8]) -> Result<Code, CodeError> {
+        files::make_private_dir(&self.dir)?;
+        let scratch = store.scratch()?;
+        let (code, sidecar) = self.places(&digest);
+        let beside = scratch.path().join("code");
+        let write = || -> std::io::Result<Stamp> {
+            let mut file = File::options().write(true).create_new(true).open(&beside)?;
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            file.write_all(bytes)?;
+            drop(file);
+            std::fs::rename(&beside, &code)?;
+            // A rename sets the time of change, so the stamp is taken after it.
+            Ok(Stamp::of(&std::fs::symlink_metadata(&code)?))
+        };
+        let stamp = write().map_err(StoreError::io("write", &code))?;
+        let known = Sidecar { stamp, sha256: format!("sha256:{}", hex(&Sha256::digest(bytes))), description };
+        files::write_json(&sidecar, &known, Durability::Buffered)?;
+        let file = File::open(&code).map_err(StoreError::io("open", &code))?;
+        Ok(Code { file, description: known.description, digest })
+    }
+}
+
+fn hash(file: &mut File) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(buffer.get(..n).unwrap_or_default()),
+        }
+    }
+    Ok(format!("sha256:{}", hex(&hasher.finalize())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::kind::Kind;
+
+    fn store() -> (PathBuf, Store) {
+        let dir = files::tests::temp_dir();
+        let store = Store::open(&dir.join("root"), &dir.join("run")).unwrap();
+        (dir, store)
+    }
+
+    fn put(store: &Store, bytes: &[u8]) -> (Cache, PathBuf) {
+        let cache = Cache::open(store);
+        let description = Description { kind: Kind::Module, imports: vec![] };
+        cache.put(store, "sha256:ab".into(), description, bytes).unwrap();
+        let (code, _) = cache.places("sha256:ab");
+        (cache, code)
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found() {
+        let (dir, store) = store();
+        let (cache, code) = put(&store, b"code");
+        assert!(cache.get("sha256:ab").is_some());
+        std::fs::write(&code, b"cod3").unwrap();
+        assert!(cache.get("sha256:ab").is_none());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_untouched_copy_is_trusted_after_its_hash() {
+        let (dir, store) = store();
+        let (cache, code) = put(&store, b"code");
+        let copy = dir.join("copy");
+        std::fs::copy(&code, &copy).unwrap();
+        std::fs::rename(&copy, &code).unwrap();
+        assert!(cache.get("sha256:ab").is_some());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_others_may_write_and_links_are_refused() {
+        let (dir, store) = store();
+        let (cache, code) = put(&store, b"code");
+        std::fs::set_permissions(&code, std::fs::Permissions::from_mode(0o622)).unwrap();
+        assert!(cache.get("sha256:ab").is_none());
+        std::fs::set_permissions(&code, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let away = dir.join("away");
+        std::fs::rename(&code, &away).unwrap();
+        std::os::unix::fs::symlink(&away, &code).unwrap();
+        assert!(cache.get("sha256:ab").is_none());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

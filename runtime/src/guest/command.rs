@@ -1,0 +1,184 @@
+//! Running a command: one call of its entry, on a thread of its own, until it returns or is stopped.
+
+use super::state::Surroundings;
+use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
+use crate::grants::Protocol;
+use std::sync::Arc;
+use wasmtime::{Linker, Store, UpdateDeadline};
+use wasmtime_wasi::I32Exit;
+
+/// Runs the command to its end. `started` is called when the guest's first instruction is next.
+#[must_use]
+pub fn run(program: &Program, surroundings: &Arc<Surroundings>, control: &Control, started: impl FnOnce()) -> Ending {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return Ending { code: 126, message: Some(format!("cannot set up the sandbox: {e}")) },
+    };
+    control.watch(&program.engine);
+    let ending = runtime.block_on(async {
+        let guest = call(program, surroundings, control, started);
+        let killed = async {
+            control.wait(Stop::Gently).await;
+            // What can see that it should end gets the time to do so; the rest is interrupted at once.
+            if close_doors(surroundings) {
+                control.wait(Stop::AtOnce).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            ending = guest => ending,
+            () = killed => interrupted(control),
+        }
+    });
+    // A read of standard input may hang on a thread of the runtime for ever.
+    runtime.shutdown_background();
+    ending
+}
+
+fn interrupted(control: &Control) -> Ending {
+    Ending { code: if control.asked() == Stop::AtOnce { KILLED } else { STOPPED }, message: None }
+}
+
+async fn call(
+    program: &Program,
+    surroundings: &Arc<Surroundings>,
+    control: &Control,
+    started: impl FnOnce(),
+) -> Ending {
+    let result = match &program.code {
+        Mapped::Module(module) => call_module(program, module, surroundings, control, started).await,
+        Mapped::Component(component) => call_component(program, component, surroundings, control, started).await,
+    };
+    match result {
+        Ok(code) => Ending { code, message: None },
+        Err(error) => ending_of(&error, control),
+    }
+}
+
+/// What an error of the engine means for the container.
+pub(super) fn ending_of(error: &wasmtime::Error, control: &Control) -> Ending {
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        // Only the low byte reaches a parent on Unix, and so with Docker.
+        return Ending { code: code.to_le_bytes()[0], message: None };
+    }
+    if error.is::<Interrupted>() {
+        return interrupted(control);
+    }
+    if error.is::<wasmtime::Trap>() || error.is::<wasmtime::WasmBacktrace>() {
+        return Ending { code: TRAPPED, message: Some(trap_text(error)) };
+    }
+    Ending { code: 126, message: Some(format!("{error:#}")) }
+}
+
+/// A trap in words: what happened, then where, a frame a line.
+fn trap_text(error: &wasmtime::Error) -> String {
+    let cause = error.root_cause().to_string();
+    let mut text = format!("the program trapped: {cause}");
+    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        use std::fmt::Write;
+        for (n, frame) in backtrace.frames().iter().enumerate() {
+            let name = frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), |name| rustc_demangle(name));
+            let _ = write!(text, "\n  {n:>3}: {name}");
+            if let Some(offset) = frame.module_offset() {
+                let _ = write!(text, " (at {offset:#x})");
+            }
+        }
+    }
+    text
+}
+
+/// Takes a legacy Rust symbol's hash away (`name::h0123456789abcdef`); other names stay as they are.
+fn rustc_demangle(name: &str) -> String {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => path.to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+async fn call_module(
+    program: &Program,
+    module: &wasmtime::Module,
+    surroundings: &Surroundings,
+    control: &Control,
+    started: impl FnOnce(),
+) -> wasmtime::Result<u8> {
+    let mut linker = Linker::new(&program.engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state| state)?;
+    let mut store = Store::new(&program.engine, surroundings.module_state()?);
+    watch_epoch(&mut store, control);
+    let instance = linker.instantiate_async(&mut store, module).await?;
+    let entry = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+    started();
+    entry.call_async(&mut store, ()).await?;
+    Ok(0)
+}
+
+async fn call_component(
+    program: &Program,
+    component: &wasmtime::component::Component,
+    surroundings: &Arc<Surroundings>,
+    control: &Control,
+    started: impl FnOnce(),
+) -> wasmtime::Result<u8> {
+    let linker = linker::component(&program.engine, &program.description)?;
+    let mut store = Store::new(&program.engine, surroundings.component_state(true)?);
+    watch_epoch(&mut store, control);
+    let returned = if program.kind() == Kind::Command3 {
+        use wasmtime_wasi::p3::bindings::Command;
+        let command = Command::instantiate_async(&mut store, component, &linker).await?;
+        started();
+        store.run_concurrent(async |accessor| command.wasi_cli_run().call_run(accessor).await).await??
+    } else {
+        use wasmtime_wasi::p2::bindings::Command;
+        let command = Command::instantiate_async(&mut store, component, &linker).await?;
+        started();
+        command.wasi_cli_run().call_run(&mut store).await?
+    };
+    Ok(u8::from(returned.is_err()))
+}
+
+/// Lets a change of the epoch end a guest that is to be stopped, and no other.
+fn watch_epoch<T: 'static>(store: &mut Store<T>, control: &Control) {
+    let control = control.clone();
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| match control.asked() {
+        Stop::AtOnce => Err(Interrupted.into()),
+        // A gentle stop is decided outside the guest, so let the executor look.
+        Stop::Gently => Ok(UpdateDeadline::Yield(1)),
+        Stop::No => Ok(UpdateDeadline::Continue(1)),
+    });
+}
+
+/// Closes what a well-behaved command waits on: standard input and listening sockets. False when there is neither.
+fn close_doors(surroundings: &Surroundings) -> bool {
+    let mut any = false;
+    if let Some(input) = &surroundings.input {
+        input.close();
+        any = true;
+    }
+    for bound in surroundings.network.listeners() {
+        if bound.protocol == Protocol::Tcp && !bound.guest.ip().is_loopback() {
+            any |= close_listener(bound.real);
+        }
+    }
+    any
+}
+
+/// Ends a listening socket of this process; whoever waits on it sees an error. The engine keeps the descriptor to
+/// itself, so it is found by its address.
+fn close_listener(address: std::net::SocketAddr) -> bool {
+    use rustix::net::{Shutdown, getsockname, shutdown, sockopt};
+    let mut found = false;
+    for number in 3..1024 {
+        // SAFETY: the descriptor is only looked at during this call, and each call says itself whether it is open.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+        if sockopt::socket_acceptconn(fd) == Ok(true)
+            && getsockname(fd).ok().and_then(|a| a.try_into().ok()) == Some(address)
+        {
+            found |= shutdown(fd, Shutdown::Both).is_ok();
+        }
+    }
+    found
+}

@@ -1,0 +1,193 @@
+//! What a Wasm file is, from its imports and exports: what it can be run as, and what it can ask for.
+
+use serde::{Deserialize, Serialize};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+/// What a guest is run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A core module with `_start`: a WASI 0.1 command.
+    Module,
+    /// A component that exports `wasi:cli/run@0.2`.
+    Command2,
+    /// A component that exports `wasi:cli/run@0.3`.
+    Command3,
+    /// A component that exports `wasi:http/incoming-handler@0.2`.
+    Http2,
+    /// A component that exports `wasi:http/handler@0.3`.
+    Http3,
+}
+
+impl Kind {
+    /// Whether it answers requests rather than running once.
+    #[must_use]
+    pub fn is_service(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http3)
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Module => "WASI 0.1 command",
+            Self::Command2 => "WASI 0.2 command",
+            Self::Command3 => "WASI 0.3 command",
+            Self::Http2 => "WASI 0.2 HTTP service",
+            Self::Http3 => "WASI 0.3 HTTP service",
+        })
+    }
+}
+
+/// What is known of a guest without running it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// What it is run as.
+    pub kind: Kind,
+    /// The interfaces that it imports: what it can ask for.
+    pub imports: Vec<String>,
+}
+
+/// Wasm that is no guest of ours.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KindError {
+    /// Not Wasm at all.
+    #[error("{0}")]
+    NotWasm(String),
+    /// A core module that imports something else than WASI 0.1.
+    #[error(
+        "the module imports {import:?}, which is not part of WASI 0.1 (wasi_snapshot_preview1): \
+         build it for wasm32-wasip1, or as a component"
+    )]
+    ForeignImport {
+        /// The first such import, as `module.name`.
+        import: String,
+    },
+    /// A core module without an entry.
+    #[error(
+        "the module exports no _start function, so it is a library and not a program; its exports: {}",
+        list(exports)
+    )]
+    NoStart {
+        /// What it does export.
+        exports: Vec<String>,
+    },
+    /// A component of a world that we do not know.
+    #[error(
+        "the component is of no world that can be run: wanted an export of wasi:cli/run (0.2 or 0.3), \
+         wasi:http/incoming-handler (0.2) or wasi:http/handler (0.3), found {}",
+        list(exports)
+    )]
+    UnknownWorld {
+        /// What it does export.
+        exports: Vec<String>,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Tells from the first bytes what a file is that should have been Wasm.
+///
+/// # Errors
+/// When it is not Wasm, saying what it looks like.
+pub fn check_magic(head: &[u8]) -> Result<(), KindError> {
+    let wanted = "a Wasm module or component (or text in the .wat form)";
+    let not =
+        |what: &str, way_out: &str| Err(KindError::NotWasm(format!("it is {what}, and {wanted} was wanted{way_out}")));
+    match head {
+        [0, b'a', b's', b'm', ..] => Ok(()),
+        [] => not("an empty file", ""),
+        [0x7f, b'E', b'L', b'F', ..] => {
+            not("a native Linux program (ELF)", ": build it for the target wasm32-wasip1 or wasm32-wasip2")
+        }
+        [b'M', b'Z', ..] => not("a native Windows program", ": build it for the target wasm32-wasip1 or wasm32-wasip2"),
+        [b'#', b'!', ..] => not("a script", ": name its interpreter as the entrypoint and the script as an argument"),
+        _ => not("no Wasm file", ""),
+    }
+}
+
+/// Describes a compiled core module.
+///
+/// # Errors
+/// When it is not a command.
+pub fn of_module(module: &Module) -> Result<Description, KindError> {
+    let mut imports: Vec<String> = Vec::new();
+    for import in module.imports() {
+        if import.module() != "wasi_snapshot_preview1" && import.module() != "wasi_unstable" {
+            return Err(KindError::ForeignImport { import: format!("{}.{}", import.module(), import.name()) });
+        }
+        if import.module() == "wasi_unstable" {
+            return Err(KindError::ForeignImport {
+                import: format!("{}.{} (WASI before 0.1)", import.module(), import.name()),
+            });
+        }
+        imports.push(format!("{}.{}", import.module(), import.name()));
+    }
+    if module.get_export("_start").is_none_or(|export| export.func().is_none()) {
+        return Err(KindError::NoStart { exports: module.exports().map(|e| e.name().to_owned()).collect() });
+    }
+    Ok(Description { kind: Kind::Module, imports })
+}
+
+/// Describes a compiled component.
+///
+/// # Errors
+/// When it exports no world of ours.
+pub fn of_component(engine: &Engine, component: &Component) -> Result<Description, KindError> {
+    let shape = component.component_type();
+    let exports: Vec<String> = shape.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
+    let kind = if has("wasi:http/handler@0.3") {
+        Kind::Http3
+    } else if has("wasi:http/incoming-handler@0.2") {
+        Kind::Http2
+    } else if has("wasi:cli/run@0.3") {
+        Kind::Command3
+    } else if has("wasi:cli/run@0.2") {
+        Kind::Command2
+    } else {
+        return Err(KindError::UnknownWorld { exports });
+    };
+    Ok(Description { kind, imports: shape.imports(engine).map(|(name, _)| name.to_owned()).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::engine::{Purpose, engine};
+
+    #[test]
+    fn what_is_not_wasm_is_named() {
+        for (bytes, word) in [
+            (&b"\x7fELF\x02"[..], "native Linux program"),
+            (b"#!/bin/sh", "script"),
+            (b"", "empty"),
+            (b"hello", "no Wasm"),
+        ] {
+            let error = check_magic(bytes).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn modules_that_are_no_commands_are_told_apart() {
+        let engine = engine(Purpose::Compile).unwrap();
+        let describe = |wat: &str| of_module(&Module::new(&engine, wat).unwrap());
+        assert!(matches!(describe("(module)"), Err(KindError::NoStart { .. })));
+        let foreign = describe(r#"(module (import "env" "f" (func)) (func (export "_start")))"#);
+        assert_eq!(foreign, Err(KindError::ForeignImport { import: "env.f".into() }));
+        assert_eq!(describe(r#"(module (func (export "_start")))"#).unwrap().kind, Kind::Module);
+    }
+
+    #[test]
+    fn a_component_of_an_unknown_world_names_its_exports() {
+        let engine = engine(Purpose::Compile).unwrap();
+        let wat = r#"(component (instance $i) (export "acme:x/y" (instance $i)))"#;
+        let component = Component::new(&engine, wat).unwrap();
+        let error = of_component(&engine, &component).unwrap_err().to_string();
+        assert!(error.contains("acme:x/y"), "{error}");
+    }
+}

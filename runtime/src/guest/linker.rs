@@ -1,0 +1,40 @@
+//! Linkers: the host's functions for the interfaces that a guest imports, and for no others.
+
+use super::kind::Description;
+use super::state::ComponentState;
+use crate::network::sockets;
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+/// The linker for a component. Filling one costs a few dozen microseconds an interface family, so only the families
+/// that the guest imports are filled in.
+///
+/// # Errors
+/// When the engine refuses a definition.
+pub fn component(engine: &Engine, description: &Description) -> wasmtime::Result<Linker<ComponentState>> {
+    let mut linker = Linker::new(engine);
+    let imports = |family: &str, version: &str| {
+        description.imports.iter().any(|name| {
+            name.strip_prefix(family).and_then(|rest| rest.split_once('@')).is_some_and(|(_, v)| v.starts_with(version))
+        })
+    };
+    if imports("wasi:", "0.2.") {
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        if imports("wasi:sockets/", "0.2.") {
+            sockets::shadow_p2(&mut linker)?;
+        }
+        if imports("wasi:http/", "0.2.") {
+            wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        }
+    }
+    if imports("wasi:", "0.3.") {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        if imports("wasi:sockets/", "0.3.") {
+            sockets::shadow_p3(&mut linker)?;
+        }
+        if imports("wasi:http/", "0.3.") {
+            wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        }
+    }
+    Ok(linker)
+}

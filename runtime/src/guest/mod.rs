@@ -1,0 +1,175 @@
+//! Guests: compiled code + grants → a running instance.
+
+pub mod code;
+pub mod command;
+pub mod compile;
+pub mod engine;
+pub mod kind;
+mod linker;
+pub mod service;
+pub mod state;
+pub mod stdio;
+
+pub use kind::{Description, Kind};
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The exit code, as Docker would show it.
+    pub code: u8,
+    /// What the runtime has to say of it: a trap's backtrace, say.
+    pub message: Option<String>,
+}
+
+/// The exit code of a guest that trapped: what a native program that aborted would have (128 + SIGABRT).
+pub const TRAPPED: u8 = 134;
+/// The exit code of a guest that was stopped (128 + SIGTERM).
+pub const STOPPED: u8 = 143;
+/// The exit code of a guest that was killed (128 + SIGKILL).
+pub const KILLED: u8 = 137;
+
+/// Compiled code, mapped into this process.
+pub struct Program {
+    engine: Engine,
+    code: Mapped,
+    description: Description,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").field("description", &self.description).finish_non_exhaustive()
+    }
+}
+
+enum Mapped {
+    Module(Module),
+    Component(Component),
+}
+
+impl Program {
+    /// Maps compiled code. To be called before the fences, which leave no file to open.
+    ///
+    /// # Errors
+    /// When the code was made by another engine or for another machine.
+    pub fn map(file: &File, description: Description) -> wasmtime::Result<Self> {
+        let purpose = if description.kind.is_service() { engine::Purpose::Service } else { engine::Purpose::Command };
+        let engine = engine::engine(purpose)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let code = if description.kind == Kind::Module {
+            // SAFETY: the file comes from the code cache, which takes only what our own compiler made, and checks it.
+            Mapped::Module(unsafe { Module::deserialize_file(&engine, path)? })
+        } else {
+            // SAFETY: as above.
+            Mapped::Component(unsafe { Component::deserialize_file(&engine, path)? })
+        };
+        Ok(Self { engine, code, description })
+    }
+
+    /// Copies compiled code into this process, where it cannot be mapped by a path.
+    ///
+    /// # Errors
+    /// As [`Program::map`].
+    pub fn copy(file: &File, description: Description) -> wasmtime::Result<Self> {
+        use std::io::Read;
+        let purpose = if description.kind.is_service() { engine::Purpose::Service } else { engine::Purpose::Command };
+        let engine = engine::engine(purpose)?;
+        let mut bytes = Vec::new();
+        let mut reader = file;
+        reader.read_to_end(&mut bytes)?;
+        let code = if description.kind == Kind::Module {
+            // SAFETY: the file comes from the code cache, as in `map`.
+            Mapped::Module(unsafe { Module::deserialize(&engine, bytes)? })
+        } else {
+            // SAFETY: as above.
+            Mapped::Component(unsafe { Component::deserialize(&engine, bytes)? })
+        };
+        Ok(Self { engine, code, description })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.description.kind
+    }
+}
+
+/// How far a guest has been asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Stop {
+    /// Not at all.
+    No = 0,
+    /// In its own time: what SIGTERM asks of a program.
+    Gently = 1,
+    /// At once, wherever it is.
+    AtOnce = 2,
+}
+
+/// The handle by which a running guest is stopped, from any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Control(Arc<ControlState>);
+
+#[derive(Debug, Default)]
+struct ControlState {
+    stop: AtomicU8,
+    changed: tokio::sync::Notify,
+    engine: OnceLock<EngineHandle>,
+}
+
+struct EngineHandle(Engine);
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Engine")
+    }
+}
+
+impl Control {
+    fn watch(&self, engine: &Engine) {
+        let _ = self.0.engine.set(EngineHandle(engine.clone()));
+    }
+
+    /// Asks the guest to end; a stronger wish replaces a weaker one.
+    pub fn stop(&self, how: Stop) {
+        self.0.stop.fetch_max(how as u8, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+        self.0.changed.notify_one();
+        // Guest code that computes looks at the epoch in its loops.
+        if let Some(engine) = self.0.engine.get() {
+            engine.0.increment_epoch();
+        }
+    }
+
+    /// What has been asked.
+    #[must_use]
+    pub fn asked(&self) -> Stop {
+        match self.0.stop.load(Ordering::SeqCst) {
+            0 => Stop::No,
+            1 => Stop::Gently,
+            _ => Stop::AtOnce,
+        }
+    }
+
+    /// Waits until at least `how` has been asked.
+    pub async fn wait(&self, how: Stop) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.asked() >= how {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Ends a guest's call where it is; never seen by the guest.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest was stopped")]
+struct Interrupted;

@@ -1,0 +1,128 @@
+//! What one instance of a guest is given by the host: its WASI context, and nothing else.
+
+use super::stdio::{Channel, Input, Pipe};
+use crate::grants::Grants;
+use crate::network::View;
+use crate::network::sockets::Networked;
+use crate::rootfs::Preopen;
+use std::sync::Arc;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+
+/// Everything that instances of one container are made from.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What was granted.
+    pub grants: Grants,
+    /// The directories that stand for the tree.
+    pub preopens: Vec<Preopen>,
+    /// The network's view.
+    pub network: View,
+    /// Where output goes.
+    pub output: Pipe,
+    /// Where input comes from; `None` reads as empty.
+    pub input: Option<Input>,
+}
+
+impl Surroundings {
+    fn builder(&self) -> wasmtime::Result<WasiCtxBuilder> {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.args(&self.grants.args).initial_cwd(&self.grants.cwd);
+        for variable in &self.grants.env {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            wasi.env(name, value);
+        }
+        wasi.stdout(self.output.stream(Channel::Stdout)).stderr(self.output.stream(Channel::Stderr));
+        if let Some(input) = &self.input {
+            wasi.stdin(input.clone());
+        }
+        for preopen in &self.preopens {
+            let rights = if preopen.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+            wasi.preopened_dir(&preopen.host, &preopen.guest, rights)?;
+        }
+        let view = self.network.clone();
+        wasi.socket_addr_check(move |address, what| {
+            let permitted = view.permits(address, what);
+            Box::pin(async move { permitted })
+        });
+        wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(false);
+        Ok(wasi)
+    }
+
+    /// The state of a core module's instance.
+    ///
+    /// # Errors
+    /// When a directory cannot be opened.
+    pub fn module_state(&self) -> wasmtime::Result<WasiP1Ctx> {
+        // A command has its thread to itself, so it may as well wait there for a file.
+        Ok(self.builder()?.allow_blocking_current_thread(true).build_p1())
+    }
+
+    /// The state of a component's instance.
+    ///
+    /// # Errors
+    /// When a directory cannot be opened.
+    pub fn component_state(self: &Arc<Self>, blocking: bool) -> wasmtime::Result<ComponentState> {
+        Ok(ComponentState {
+            wasi: self.builder()?.allow_blocking_current_thread(blocking).build(),
+            table: ResourceTable::new(),
+            http: WasiHttpCtx::new(),
+            hooks: Outgoing { surroundings: Arc::clone(self) },
+        })
+    }
+}
+
+/// The data of a component's store.
+pub struct ComponentState {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: Outgoing,
+}
+
+impl std::fmt::Debug for ComponentState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ComponentState").finish_non_exhaustive()
+    }
+}
+
+impl WasiView for ComponentState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for ComponentState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+impl Networked for ComponentState {
+    fn network(&self) -> &View {
+        &self.hooks.surroundings.network
+    }
+}
+
+/// Outgoing HTTP: linked for every guest, granted to none until the network issue brings peers.
+struct Outgoing {
+    surroundings: Arc<Surroundings>,
+}
+
+type Sending = Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>;
+type Sent = Result<(http::Response<WasiBody>, Sending), wasmtime_wasi_http::Error>;
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Sending,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        let to = request.uri().authority().map_or_else(|| request.uri().to_string(), ToString::to_string);
+        let line = format!("request to {to} denied: this version grants no peers but the container's own loopback\n");
+        let _ = self.surroundings.output.write(Channel::Diagnostic, line.as_bytes());
+        Box::new(async { Err(wasmtime_wasi_http::Error::HttpRequestDenied) })
+    }
+}

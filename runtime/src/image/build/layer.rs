@@ -1,0 +1,291 @@
+//! What an instruction adds to the image → a layer's blob. The same files give the same bytes: entries are sorted, owners
+//! are 0, and nothing of the machine or the moment gets in.
+
+use super::Problem;
+use crate::image::blobs::Hashing;
+use crate::image::entry::{self, Node};
+use crate::store::StoreError;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use tar::{EntryType, Header};
+
+/// The files of a layer to be. Paths are relative to the image's root and lead through no links.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The layers below, topmost first.
+    below: Vec<PathBuf>,
+    /// The latest time that a file may bear.
+    latest: Option<i64>,
+    entries: BTreeMap<PathBuf, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    what: What,
+    mode: u32,
+    mtime: u64,
+}
+
+#[derive(Debug)]
+enum What {
+    Dir,
+    File { host: PathBuf, size: u64 },
+    Link { target: PathBuf },
+}
+
+/// A finished blob.
+#[derive(Debug)]
+pub(super) struct Blob {
+    pub digest: String,
+    pub size: u64,
+    /// The digest of the archive, uncompressed.
+    pub diff_id: String,
+}
+
+impl Plan {
+    pub fn new(below: Vec<PathBuf>, latest: Option<i64>) -> Self {
+        Self { below, latest, entries: BTreeMap::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether this layer itself brings a directory there.
+    pub fn has_dir(&self, path: &Path) -> bool {
+        matches!(self.entries.get(path), Some(Entry { what: What::Dir, .. }))
+    }
+
+    /// The directories down to and with `path`. One that is in a layer below is repeated as it is there, since the
+    /// topmost layer says what a directory is like; any other is new, for everybody to read.
+    pub fn make_dirs(&mut self, path: &Path) -> Result<(), Problem> {
+        let missing: Vec<&Path> = path.ancestors().filter(|dir| *dir != Path::new("") && !self.has_dir(dir)).collect();
+        for dir in missing.into_iter().rev() {
+            if self.entries.contains_key(dir) {
+                return Err(Problem::NotADirectory { path: Path::new("/").join(dir) });
+            }
+            let (mode, mtime) = match entry::resolve(&self.below, dir, false)?.node {
+                Node::Dir(merged) => {
+                    let meta = merged.first().and_then(|host| host.symlink_metadata().ok());
+                    meta.map_or((0o755, 0), |meta| (meta.mode(), meta.mtime()))
+                }
+                Node::Missing => (0o755, self.latest.unwrap_or(0)),
+                _ => return Err(Problem::NotADirectory { path: Path::new("/").join(dir) }),
+            };
+            self.put(dir, What::Dir, mode, mtime)?;
+        }
+        Ok(())
+    }
+
+    /// A directory with the attributes of one of the context.
+    pub fn dir(&mut self, path: &Path, like: &Metadata) -> Result<(), Problem> {
+        self.make_dirs(path)?;
+        if path != Path::new("") {
+            self.put(path, What::Dir, like.mode(), like.mtime())?;
+        }
+        Ok(())
+    }
+
+    /// A file, read from the host when the layer is written.
+    pub fn file(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<(), Problem> {
+        self.place(path, host)?;
+        self.put(path, What::File { host: host.to_owned(), size: meta.len() }, meta.mode(), meta.mtime())
+    }
+
+    /// A symbolic link, copied as it is.
+    pub fn link(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<(), Problem> {
+        self.place(path, host)?;
+        let target = std::fs::read_link(host).map_err(Problem::read(host))?;
+        self.put(path, What::Link { target }, 0o777, meta.mtime())
+    }
+
+    /// Makes way for something that is no directory.
+    fn place(&mut self, path: &Path, host: &Path) -> Result<(), Problem> {
+        self.make_dirs(path.parent().unwrap_or(path))?;
+        if self.has_dir(path) || matches!(entry::resolve(&self.below, path, false)?.node, Node::Dir(_)) {
+            return Err(cannot_place(host, path, "there is a directory, which would go with all that is in it"));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, path: &Path, what: What, mode: u32, mtime: i64) -> Result<(), Problem> {
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh.")) {
+            let reason = "in an image's layer, a name that begins with \".wh.\" means that something is deleted";
+            return Err(cannot_place(path, path, reason));
+        }
+        let mtime = mtime.min(self.latest.unwrap_or(i64::MAX));
+        let entry = Entry { what, mode: mode & 0o7777, mtime: u64::try_from(mtime).unwrap_or(0) };
+        self.entries.insert(path.to_owned(), entry);
+        Ok(())
+    }
+
+    /// Writes the layer's blob.
+    pub fn write(&self, blob: &Path) -> Result<Blob, Problem> {
+        let failed = || StoreError::io("write", blob);
+        let file = File::create_new(blob).map_err(failed())?;
+        // Neither a time nor a file's name goes into the compressed form.
+        let compressed = GzEncoder::new(Hashing::new(file), Compression::default());
+        let mut archive = tar::Builder::new(Hashing::new(compressed));
+        for (path, entry) in &self.entries {
+            append(&mut archive, path, entry, blob)?;
+        }
+        let (compressed, diff_id, _) = archive.into_inner().map_err(failed())?.finish();
+        let (_, digest, size) = compressed.finish().map_err(failed())?.finish();
+        Ok(Blob { digest, size, diff_id })
+    }
+}
+
+fn append(
+    archive: &mut tar::Builder<impl std::io::Write>,
+    path: &Path,
+    entry: &Entry,
+    blob: &Path,
+) -> Result<(), Problem> {
+    let failed = || StoreError::io("write", blob);
+    let mut header = Header::new_gnu();
+    header.set_mode(entry.mode);
+    header.set_mtime(entry.mtime);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
+    match &entry.what {
+        What::Dir => {
+            header.set_entry_type(EntryType::Directory);
+            let mut path = path.as_os_str().to_owned();
+            path.push("/");
+            archive.append_data(&mut header, Path::new(&path), std::io::empty()).map_err(failed())?;
+        }
+        What::Link { target } => {
+            header.set_entry_type(EntryType::Symlink);
+            archive.append_link(&mut header, path, target).map_err(failed())?;
+        }
+        What::File { host, size } => {
+            header.set_entry_type(EntryType::Regular);
+            header.set_size(*size);
+            // The last component was no link when it was looked at, and must not have become one.
+            let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(host);
+            let mut content = Watched { inner: file.map_err(Problem::read(host))?.take(*size), error: None };
+            let written = archive.append_data(&mut header, path, &mut content);
+            if let Some(error) = content.error {
+                return Err(Problem::read(host)(error));
+            }
+            written.map_err(failed())?;
+            if content.inner.limit() > 0 {
+                let shrunk = std::io::Error::new(ErrorKind::UnexpectedEof, "it became shorter while it was copied");
+                return Err(Problem::read(host)(shrunk));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells errors of reading from errors of writing, which copying mixes up.
+struct Watched<R> {
+    inner: R,
+    error: Option<std::io::Error>,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.inner.read(buffer).map_err(|error| {
+            let told = error.kind().into();
+            self.error = Some(error);
+            told
+        })
+    }
+}
+
+fn cannot_place(from: &Path, to: &Path, reason: &'static str) -> Problem {
+    let from = from.file_name().unwrap_or(OsStr::new("")).into();
+    Problem::Placement { from, to: Path::new("/").join(to), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::files::tests::temp_dir;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Path, type, mode, time and content.
+    type Found = (String, EntryType, u32, u64, String);
+
+    /// The entries of a plan's layer, and its digest.
+    fn entries(plan: &Plan, blob: &Path) -> (Vec<Found>, String) {
+        let _ = std::fs::remove_file(blob);
+        let made = plan.write(blob).unwrap();
+        assert_eq!(std::fs::metadata(blob).unwrap().len(), made.size);
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(File::open(blob).unwrap()));
+        let entry = |entry: std::io::Result<tar::Entry<'_, _>>| {
+            let mut entry = entry.unwrap();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            let header = entry.header();
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
+            let name = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+            (name, header.entry_type(), header.mode().unwrap(), header.mtime().unwrap(), content)
+        };
+        (archive.entries().unwrap().map(entry).collect(), made.digest)
+    }
+
+    #[test]
+    fn layers_are_sorted_and_the_same_each_time() {
+        let dir = temp_dir();
+        let file = dir.join("f");
+        std::fs::write(&file, "hi").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(500);
+        File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        let meta = file.metadata().unwrap();
+        let below = dir.join("below");
+        std::fs::create_dir_all(below.join("tmp")).unwrap();
+        std::fs::set_permissions(below.join("tmp"), std::fs::Permissions::from_mode(0o1777)).unwrap();
+        let long = format!("new/{}", "n".repeat(120));
+        let plan = |latest, reversed: bool| {
+            let mut plan = Plan::new(vec![below.clone()], latest);
+            let mut paths = ["z", "tmp/f", &long];
+            if reversed {
+                paths.reverse();
+            }
+            for path in paths {
+                plan.file(Path::new(path), &file, &meta).unwrap();
+            }
+            plan
+        };
+        let (found, digest) = entries(&plan(None, false), &dir.join("blob"));
+        let names: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
+        assert_eq!(names, ["new/", &long, "tmp/", "tmp/f", "z"]);
+        assert_eq!(found[0].1, EntryType::Directory);
+        assert_eq!((found[0].2, found[0].3), (0o755, 0));
+        assert_eq!(found[2].2, 0o1777);
+        assert_eq!(found[4], ("z".to_owned(), EntryType::Regular, 0o640, 500, "hi".to_owned()));
+        assert_eq!(entries(&plan(None, true), &dir.join("blob")).1, digest);
+        let (found, _) = entries(&plan(Some(100), false), &dir.join("blob"));
+        assert!(found.iter().all(|entry| entry.3 == 100), "{found:?}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_in_a_layer_is_refused() {
+        let dir = temp_dir();
+        std::fs::create_dir_all(dir.join("below/d")).unwrap();
+        std::fs::write(dir.join("f"), "").unwrap();
+        let meta = dir.join("f").metadata().unwrap();
+        let mut plan = Plan::new(vec![dir.join("below")], None);
+        plan.make_dirs(Path::new("e")).unwrap();
+        for (path, words) in [(".wh.x", "deleted"), ("d", "there is a directory"), ("e", "there is a directory")] {
+            let error = plan.file(Path::new(path), &dir.join("f"), &meta).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        plan.file(Path::new("g"), &dir.join("f"), &meta).unwrap();
+        let error = plan.make_dirs(Path::new("g/h")).unwrap_err().to_string();
+        assert!(error.contains("in the way"), "{error}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

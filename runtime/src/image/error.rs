@@ -1,0 +1,82 @@
+//! What goes wrong with images.
+
+use super::BadReference;
+use crate::store::StoreError;
+
+/// What goes wrong with images.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A name breaks Docker's rules for names.
+    #[error(transparent)]
+    Reference(#[from] BadReference),
+    /// No image has this name or id.
+    #[error("no such image: {name}; build it with `sampan build -t {name} .`, or see `sampan images`")]
+    NotFound {
+        /// What was asked for.
+        name: String,
+    },
+    /// Several images' ids begin so.
+    #[error("{prefix} is ambiguous: the ids of {count} images begin so; give more digits")]
+    Ambiguous {
+        /// What was asked for.
+        prefix: String,
+        /// How many images fit.
+        count: usize,
+    },
+    /// An image that a container needs was to be removed.
+    #[error("conflict: image {image} is used by container {container}; remove the container first{}", or_force(*.force))]
+    InUse {
+        /// The image, by name or short id.
+        image: String,
+        /// The container's short id.
+        container: String,
+        /// Whether force was given already and could not help.
+        force: bool,
+    },
+    /// An image with several names was to be removed by its id.
+    #[error("conflict: image {image} has several names ({}); remove them by name, or all at once with --force", .names.join(", "))]
+    SeveralNames {
+        /// The short id.
+        image: String,
+        /// The names.
+        names: Vec<String>,
+    },
+    /// A digest was given where a name is meant.
+    #[error("cannot name an image {reference}: a digest is made, not given; leave out the part after @")]
+    DigestAsName {
+        /// What was given.
+        reference: String,
+    },
+    /// The image below a build went away while the build ran.
+    #[error("the base image {base} was removed while this build ran; bring it back and build again")]
+    BaseRemoved {
+        /// The base image's short id.
+        base: String,
+    },
+    /// A layer is of a kind that cannot be unpacked.
+    #[error(
+        "layer {digest} has the type {media_type:?}, which this version cannot unpack: it takes tar and tar+gzip layers \
+         of OCI and Docker images"
+    )]
+    LayerType {
+        /// The layer's digest.
+        digest: String,
+        /// Its media type.
+        media_type: String,
+    },
+    /// A layer's archive is not what the image says, or tries to leave its directory.
+    #[error("layer {digest} is refused: {reason}")]
+    BadLayer {
+        /// The layer's digest.
+        digest: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn or_force(given: bool) -> &'static str {
+    if given { "" } else { ", or give --force to take only the names away" }
+}

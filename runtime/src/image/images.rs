@@ -1,0 +1,280 @@
+//! The images of a store: list, find, name, put in place.
+
+use super::index::{self, Change, Entry};
+use super::{Image, ImageError, Layer, Reference, Result, blobs, chain_ids, unpack};
+use crate::store::{Scratch, Store, StoreError, files};
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The images of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a> {
+    pub(super) store: &'a Store,
+}
+
+/// An image manifest, as far as a runtime needs it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Manifest {
+    pub schema_version: u32,
+    pub media_type: Option<String>,
+    pub config: Content,
+    pub layers: Vec<Content>,
+}
+
+/// What a manifest says of one blob.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Content {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+}
+
+/// An image, and how it was asked for.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub image: Image,
+    /// The names that were meant; none if it was asked for by its id.
+    pub by_name: Vec<Reference>,
+}
+
+/// An image that was made in a scratch directory and is ready to be put in place.
+#[derive(Debug)]
+pub(super) struct Finished<'s> {
+    /// Where it was made.
+    pub scratch: &'s Scratch,
+    /// Blobs: their digests and where in the scratch directory they are, flushed.
+    pub blobs: Vec<(String, PathBuf)>,
+    /// Unpacked layers: their chain ids and where in the scratch directory they are.
+    pub unpacked: Vec<(String, PathBuf)>,
+    /// The manifest's blob.
+    pub manifest: (String, u64),
+    /// The image's id.
+    pub id: String,
+    /// What the image is to be called.
+    pub names: Vec<Reference>,
+    /// The image whose layers lie below.
+    pub base: Option<Image>,
+}
+
+impl<'a> Images<'a> {
+    /// The images of this store.
+    #[must_use]
+    pub fn new(store: &'a Store) -> Self {
+        Self { store }
+    }
+
+    /// Every image, the newest first; an image with several names is listed once, one without a name too.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn list(&self) -> Result<Vec<Image>> {
+        again_if_removed(|| {
+            let bytes = index::read(self.store)?;
+            let entries = index::entries(self.store, &bytes)?;
+            let mut images: Vec<Image> = Vec::new();
+            for (i, entry) in entries.iter().enumerate() {
+                if entries.iter().take(i).any(|e| e.digest == entry.digest) {
+                    continue;
+                }
+                let image = self.load(entry.digest, &entries)?;
+                match images.iter_mut().find(|known| known.id == image.id) {
+                    // The same image, packed in another way.
+                    Some(known) => known.names.extend(image.names),
+                    None => images.push(image),
+                }
+            }
+            images.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.id.cmp(&b.id)));
+            Ok(images)
+        })
+    }
+
+    /// The image of this name (`web`, `web:1`, `web@sha256:…`), or whose id is or begins so. A name wins over an id.
+    ///
+    /// # Errors
+    /// When there is none, or several fit, or the store cannot be read.
+    pub fn find(&self, wanted: &str) -> Result<Image> {
+        Ok(self.look_up(wanted)?.image)
+    }
+
+    /// Whether the image is (still) in the store, by whatever name.
+    ///
+    /// A container is made in this order: write its record, then ask this. [`Images::remove`] takes the image out of
+    /// the index and then looks for containers once more, so that one of the two sees the other.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn contains(&self, image: &Image) -> Result<bool> {
+        let bytes = index::read(self.store)?;
+        let is_it = |entry: &Entry<'_>| entry.digest == image.manifest || entry.id() == Some(image.id.as_str());
+        Ok(index::entries(self.store, &bytes)?.iter().any(is_it))
+    }
+
+    /// Gives the image this name. An image that had it before loses it, in the same step.
+    ///
+    /// # Errors
+    /// When the image is no longer in the store, the name holds a digest, or the store cannot be written.
+    pub fn tag(&self, image: &Image, name: &Reference) -> Result<()> {
+        let name = as_name(name)?;
+        let mut change = Change::begin(self.store)?;
+        if !change.has(&image.manifest) {
+            return Err(ImageError::NotFound { name: image.display_name() });
+        }
+        change.name(&image.manifest, &name);
+        change.save()
+    }
+
+    /// Takes the name away, whichever image has it. The image stays, without a name if this was its last.
+    ///
+    /// # Errors
+    /// When the name holds a digest, or the store cannot be written.
+    pub fn untag(&self, name: &Reference) -> Result<()> {
+        let name = as_name(name)?;
+        let mut change = Change::begin(self.store)?;
+        change.unname(&name);
+        change.save()
+    }
+
+    /// The directories that hold the image's layers, topmost first, as overlayfs wants them. Layers that are not
+    /// unpacked yet are; when all are, this costs one look at each.
+    ///
+    /// # Errors
+    /// When a layer is missing, is not what the image says, or cannot be unpacked.
+    pub fn layer_dirs(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        unpack::layer_dirs(self.store, &image.layers)
+    }
+
+    /// Puts a finished image in place: its blobs, then its name, then its unpacked layers. Until the index is replaced
+    /// nothing has happened that anybody can see.
+    pub(super) fn publish(&self, new: Finished<'_>) -> Result<Image> {
+        unpack::flush(new.scratch.path())?;
+        let mut change = Change::begin(self.store)?;
+        if let Some(base) = new.base.as_ref().filter(|base| !change.has(&base.manifest)) {
+            return Err(ImageError::BaseRemoved { base: base.display_name() });
+        }
+        for (digest, made) in &new.blobs {
+            let place = blobs::path(self.store, digest)?;
+            std::fs::rename(made, &place).map_err(StoreError::io("write", place))?;
+        }
+        let dir = self.store.content().join("blobs/sha256");
+        std::fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(StoreError::io("flush", dir))?;
+
+        let (manifest, size) = &new.manifest;
+        change.add(manifest, *size, &new.id);
+        for name in &new.names {
+            change.name(manifest, &as_name(name)?);
+        }
+        change.save()?;
+        // Only now, since a layer's directory that belongs to no image would be swept.
+        for (chain_id, made) in &new.unpacked {
+            unpack::put_in_place(self.store, chain_id, made)?;
+        }
+        // Still under the lock, so that nobody can have removed it again.
+        let bytes = index::read(self.store)?;
+        self.load(manifest, &index::entries(self.store, &bytes)?)
+    }
+
+    pub(super) fn look_up(&self, wanted: &str) -> Result<Found> {
+        again_if_removed(|| {
+            let bytes = index::read(self.store)?;
+            let entries = index::entries(self.store, &bytes)?;
+            if let Ok(reference) = wanted.parse::<Reference>() {
+                let fits = by_name(&entries, &reference);
+                if let Some(entry) = fits.first() {
+                    let by_name = fits.iter().filter_map(|e| e.name()?.parse().ok()).collect();
+                    return Ok(Found { image: self.load(entry.digest, &entries)?, by_name });
+                }
+            }
+            let digest = self.by_id(&entries, wanted)?;
+            Ok(Found { image: self.load(digest, &entries)?, by_name: Vec::new() })
+        })
+    }
+
+    /// The manifest of the one image whose id begins so.
+    fn by_id<'e>(&self, entries: &[Entry<'e>], wanted: &str) -> Result<&'e str> {
+        let prefix = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+        if !blobs::is_hex(prefix, 1..=64) {
+            // Of what can be no id, say why it is no name either.
+            wanted.parse::<Reference>()?;
+            return Err(ImageError::NotFound { name: wanted.to_owned() });
+        }
+        let mut fits: Vec<(String, &'e str)> = Vec::new();
+        for entry in entries {
+            let id = match entry.id() {
+                Some(id) => id.to_owned(),
+                None => self.manifest(entry.digest)?.config.digest,
+            };
+            if blobs::hex(&id).is_some_and(|hex| hex.starts_with(prefix)) && fits.iter().all(|(known, _)| *known != id)
+            {
+                fits.push((id, entry.digest));
+            }
+        }
+        match fits.as_slice() {
+            [] => Err(ImageError::NotFound { name: wanted.to_owned() }),
+            [(_, digest)] => Ok(digest),
+            several => Err(ImageError::Ambiguous { prefix: wanted.to_owned(), count: several.len() }),
+        }
+    }
+
+    /// Reads an image. Its names are those of the entries that show to its manifest.
+    pub(super) fn load(&self, digest: &str, entries: &[Entry<'_>]) -> Result<Image> {
+        let manifest = self.manifest(digest)?;
+        let path = blobs::path(self.store, &manifest.config.digest)?;
+        let config: ImageConfiguration = files::read_json(&path)?;
+        let diff_ids = config.rootfs().diff_ids();
+        if diff_ids.len() != manifest.layers.len() {
+            let reason =
+                format!("it has {} layers, and manifest {digest} has {}", diff_ids.len(), manifest.layers.len());
+            return Err(StoreError::Damaged { path, reason }.into());
+        }
+        let names =
+            entries.iter().filter(|e| e.digest == digest).filter_map(|e| e.name()?.parse().ok()).collect::<Vec<_>>();
+        let size = manifest.layers.iter().fold(manifest.config.size, |sum, layer| sum.saturating_add(layer.size));
+        let layers = manifest.layers.into_iter().zip(diff_ids.iter().zip(chain_ids(diff_ids)));
+        let layers = layers.map(|(content, (diff_id, chain_id))| Layer {
+            digest: content.digest,
+            media_type: content.media_type,
+            size: content.size,
+            diff_id: diff_id.clone(),
+            chain_id,
+        });
+        let layers = layers.collect();
+        Ok(Image { id: manifest.config.digest, manifest: digest.to_owned(), names, config, layers, size })
+    }
+
+    fn manifest(&self, digest: &str) -> Result<Manifest> {
+        Ok(files::read_json(&blobs::path(self.store, digest)?)?)
+    }
+}
+
+/// The entries that a name means: the one of that name, or, with a digest, those of that repository and digest.
+fn by_name<'e>(entries: &[Entry<'e>], reference: &Reference) -> Vec<Entry<'e>> {
+    let Some(digest) = reference.digest() else {
+        let full = reference.to_string();
+        return entries.iter().filter(|e| e.name() == Some(full.as_str())).copied().collect();
+    };
+    let same = |e: &&Entry<'e>| {
+        let name = e.name().and_then(|n| n.parse::<Reference>().ok());
+        e.digest == digest && name.is_some_and(|n| n.same_repository(reference))
+    };
+    entries.iter().filter(same).copied().collect()
+}
+
+/// The complete name, as the index has it.
+pub(super) fn as_name(reference: &Reference) -> Result<String> {
+    match reference.digest() {
+        None => Ok(reference.to_string()),
+        Some(_) => Err(ImageError::DigestAsName { reference: reference.familiar() }),
+    }
+}
+
+/// Readers take no lock, so an image can go away between the index and its blobs. A second look then tells: either the
+/// index no longer has it, or the store really is damaged.
+fn again_if_removed<T>(look: impl Fn() -> Result<T>) -> Result<T> {
+    match look() {
+        Err(ImageError::Store(e)) if e.is_not_found() => look(),
+        other => other,
+    }
+}

@@ -1,0 +1,121 @@
+//! Taking names and images away, by the rules of `docker rmi`, and sweeping what no image mentions.
+
+use super::index::{self, Change};
+use super::{Image, ImageError, Images, Reference, Result};
+use crate::store::{Scratch, StoreError};
+use std::collections::BTreeSet;
+
+/// What [`Images::remove`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// The names that were taken away.
+    pub untagged: Vec<String>,
+    /// The image's id and the chain ids of the layers that went with it; empty if the image stays.
+    pub deleted: Vec<String>,
+}
+
+impl Images<'_> {
+    /// Removes a name or an image. By name: that name, and with the last name the image. By id: the image, if it has
+    /// one name at most or `force` is given.
+    ///
+    /// `in_use` tells the short id of a container that uses the image. Such an image is refused; with `force` it loses
+    /// its names and stays, since the container's files are its layers. The index is locked while `in_use` is asked, so it
+    /// must not change images itself.
+    ///
+    /// # Errors
+    /// When there is no such image, it is in use, it has several names, or the store cannot be written.
+    pub fn remove(&self, wanted: &str, force: bool, in_use: &dyn Fn(&Image) -> Option<String>) -> Result<Removed> {
+        // Under the lock from here, so that what is decided is what is done.
+        let mut change = Change::begin(self.store)?;
+        let found = self.look_up(wanted)?;
+        let image = &found.image;
+        let going = if found.by_name.is_empty() { &image.names } else { &found.by_name };
+        let mut removed = Removed { untagged: going.iter().map(Reference::familiar).collect(), deleted: Vec::new() };
+
+        if going.len() < image.names.len() {
+            return untag(&mut change, going, removed);
+        }
+        if found.by_name.is_empty() && going.len() > 1 && !force {
+            return Err(ImageError::SeveralNames { image: image.short_id().to_owned(), names: removed.untagged });
+        }
+        if let Some(container) = in_use(image) {
+            return match force && !going.is_empty() {
+                true => untag(&mut change, going, removed),
+                false => Err(ImageError::InUse { image: image.display_name(), container, force }),
+            };
+        }
+        let entries = change.remove(&image.manifest);
+        change.save()?;
+        // A container may have been made since we looked: either it sees that the image is gone, or we see it now (the
+        // other half of this is in `Images::contains`).
+        if let Some(container) = in_use(image) {
+            change.restore(entries);
+            change.save()?;
+            return Err(ImageError::InUse { image: image.display_name(), container, force });
+        }
+        removed.deleted.push(image.id.clone());
+        if let Some(swept) = self.sweep(&change)? {
+            let layers = image.layers.iter().rev().map(|layer| layer.chain_id.clone());
+            removed.deleted.extend(layers.filter(|id| !swept.layers.contains(id)));
+            // Deleting takes time, and nobody need wait for it.
+            drop(change);
+            drop(swept);
+        }
+        Ok(removed)
+    }
+
+    /// Moves away the blobs and unpacked layers that no image mentions. `change` holds the lock: while it lives, nobody
+    /// else puts blobs in place. `None` if it cannot be told what is mentioned; then nothing is moved.
+    fn sweep(&self, change: &Change) -> Result<Option<Swept>> {
+        let mut swept = Swept { layers: BTreeSet::new(), trash: self.store.scratch()? };
+        let mut blobs = BTreeSet::new();
+        let bytes = index::read(self.store)?;
+        let entries = index::entries(self.store, &bytes)?;
+        for digest in change.digests() {
+            let Ok(image) = self.load(&digest, &entries) else { return Ok(None) };
+            blobs.extend([image.manifest, image.id]);
+            for layer in image.layers {
+                blobs.insert(layer.digest);
+                swept.layers.insert(layer.chain_id);
+            }
+        }
+        // Moved, not deleted in place: half a layer would look like a whole one.
+        let blobs = ("blob", self.store.content().join("blobs/sha256"), &blobs);
+        let layers = ("layer", self.store.layers(), &swept.layers);
+        for (kind, dir, kept) in [blobs, layers] {
+            for name in names_in(&dir)?.iter().filter(|name| !kept.contains(&format!("sha256:{name}"))) {
+                let (from, to) = (dir.join(name), swept.trash.path().join(format!("{kind}-{name}")));
+                std::fs::rename(&from, to).map_err(StoreError::io("remove", from))?;
+            }
+        }
+        // Left by a writer of the index that was killed; no other is at work now.
+        for name in names_in(&self.store.content())?.iter().filter(|name| name.starts_with(".index.json.")) {
+            let _ = std::fs::remove_file(self.store.content().join(name));
+        }
+        Ok(Some(swept))
+    }
+}
+
+/// What a sweep found.
+#[derive(Debug)]
+struct Swept {
+    /// The chain ids of the layers that stay.
+    layers: BTreeSet<String>,
+    /// What was moved away, deleted when this is dropped.
+    trash: Scratch,
+}
+
+fn untag(change: &mut Change, names: &[Reference], removed: Removed) -> Result<Removed> {
+    for name in names {
+        change.unname(&name.to_string());
+    }
+    change.save()?;
+    Ok(removed)
+}
+
+fn names_in(dir: &std::path::Path) -> Result<Vec<String>> {
+    let read = || -> std::io::Result<Vec<String>> {
+        std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    Ok(read().map_err(StoreError::io("list", dir))?)
+}

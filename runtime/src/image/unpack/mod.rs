@@ -1,0 +1,115 @@
+//! Layers: archives in the content store → directories under `layers/`, each made apart and moved in place whole.
+
+mod archive;
+
+use super::{ImageError, Layer, Result, blobs};
+use crate::store::{Store, StoreError};
+use flate2::read::MultiGzDecoder;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+/// The directories of these layers (given lowest first), topmost first. Missing ones are unpacked.
+pub(super) fn layer_dirs(store: &Store, layers: &[Layer]) -> Result<Vec<PathBuf>> {
+    let mut dirs = Vec::with_capacity(layers.len());
+    for layer in layers {
+        dirs.push(blobs::layer_dir(store, &layer.chain_id)?);
+    }
+    let missing: Vec<usize> =
+        (0..).zip(&dirs).filter(|(_, dir)| dir.symlink_metadata().is_err()).map(|(i, _)| i).collect();
+    if !missing.is_empty() {
+        unpack_missing(store, layers, &dirs, &missing)?;
+    }
+    dirs.reverse();
+    Ok(dirs)
+}
+
+/// Unpacks some layers, lowest first, then flushes them at once and moves them in place.
+fn unpack_missing(store: &Store, layers: &[Layer], dirs: &[PathBuf], missing: &[usize]) -> Result<()> {
+    let scratch = store.scratch()?;
+    // What lies below the next layer, topmost first.
+    let mut below: Vec<PathBuf> = Vec::new();
+    let mut made: Vec<(&Layer, PathBuf)> = Vec::new();
+    for (i, (layer, dir)) in layers.iter().zip(dirs).enumerate() {
+        let mut dir = dir.clone();
+        if missing.contains(&i) {
+            dir = scratch.path().join(i.to_string());
+            unpack(layer, &blobs::path(store, &layer.digest)?, &below, &dir)?;
+            made.push((layer, dir.clone()));
+        }
+        below.insert(0, dir);
+    }
+    flush(scratch.path())?;
+    made.iter().try_for_each(|(layer, dir)| put_in_place(store, &layer.chain_id, dir))
+}
+
+/// Unpacks one layer's blob into a new directory. `below` are the directories of the layers under it, topmost first.
+pub(super) fn unpack(layer: &Layer, blob: &Path, below: &[PathBuf], into: &Path) -> Result<()> {
+    let file = BufReader::with_capacity(1 << 16, File::open(blob).map_err(StoreError::io("read", blob))?);
+    let archive: Box<dyn Read> = match layer.media_type.as_str() {
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.oci.image.layer.nondistributable.v1.tar" => {
+            Box::new(file)
+        }
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Box::new(MultiGzDecoder::new(file)),
+        other => {
+            return Err(ImageError::LayerType { digest: layer.digest.clone(), media_type: other.to_owned() });
+        }
+    };
+    let refused = |reason: String| ImageError::BadLayer { digest: layer.digest.clone(), reason };
+    let diff_id = archive::unpack(archive, below, into).map_err(|e| match e {
+        archive::Error::Store(e) => ImageError::Store(e),
+        other => refused(other.to_string()),
+    })?;
+    // The chain id that names the directory follows from the diff ids, and an image's config could claim any: only
+    // this keeps one image from giving its files to another.
+    if diff_id != layer.diff_id {
+        return Err(refused(format!("its archive has the digest {diff_id}, and the image says {}", layer.diff_id)));
+    }
+    Ok(())
+}
+
+/// Flushes what was made in a directory. A few files are flushed one by one; for many it is quicker to flush the whole
+/// file system at once, though that takes along what others have written.
+pub(super) fn flush(dir: &Path) -> Result<()> {
+    const FEW: usize = 100;
+    let mut made = vec![dir.to_owned()];
+    let mut looked_at = 0;
+    while let Some(next) = made.get(looked_at).filter(|_| made.len() <= FEW) {
+        looked_at += 1;
+        // What is neither a file nor a directory is flushed with its directory.
+        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir() || kind.is_file()) {
+                made.push(entry.path());
+            }
+        }
+    }
+    let each = || made.iter().rev().try_for_each(|path| File::open(path)?.sync_all());
+    if made.len() <= FEW && each().is_ok() {
+        return Ok(());
+    }
+    let dir_file = File::open(dir).map_err(StoreError::io("open", dir))?;
+    rustix::fs::syncfs(dir_file).map_err(|e| StoreError::io("flush", dir)(e.into()).into())
+}
+
+/// Moves an unpacked layer to where it is looked for. Whoever else was quicker made the same.
+pub(super) fn put_in_place(store: &Store, chain_id: &str, made: &Path) -> Result<()> {
+    let place = blobs::layer_dir(store, chain_id)?;
+    let quicker = |e: &std::io::Error| matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty);
+    let moved = match rustix::fs::renameat_with(CWD, made, CWD, &place, RenameFlags::NOREPLACE) {
+        // Not every file system can promise to replace nothing; a plain rename still replaces no directory with files.
+        Err(Errno::INVAL) => std::fs::rename(made, &place),
+        other => other.map_err(std::io::Error::from),
+    };
+    match moved {
+        Err(e) if !quicker(&e) => Err(StoreError::io("create", place)(e).into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! The network of a container that has no network: what a guest may bind, what it sees, and where that really is.
+//!
+//! A guest's bind opens one listener of the host: the published address, or a port of 127.0.0.1 that nobody was told.
+//! The guest sees its own view: the port that it bound. [`View`] keeps the two beside each other; [`sockets`] puts it
+//! between the guest and wasmtime-wasi's sockets.
+
+pub mod reserve;
+pub mod sockets;
+
+use crate::grants::{Grants, Network, Port, Protocol, Publish};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Why a guest was not given a socket; told to the guest as `access-denied`, and to people in these words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// A port that was not granted.
+    #[error("bind to port {0} denied: publish it with -p HOST:{number}, or grant it with --expose {0}", number = .0.number)]
+    Bind(Port),
+    /// A peer that was not granted.
+    #[error("connection to {0} denied: this version grants no peers but the container's own loopback")]
+    Peer(SocketAddr),
+}
+
+/// A port that a guest has bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The transport.
+    pub protocol: Protocol,
+    /// What the guest asked for, with the port that it sees.
+    pub guest: SocketAddr,
+    /// Where the host listens.
+    pub real: SocketAddr,
+    /// Whether only the guest itself may connect.
+    pub private: bool,
+}
+
+/// What one container sees of the network. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct View(Arc<Inner>);
+
+/// Where a denial is told to people.
+pub type Tell = Box<dyn Fn(&Denied) + Send + Sync>;
+
+struct Inner {
+    network: Network,
+    published: Vec<Publish>,
+    ports: Vec<Port>,
+    tell: Tell,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("network", &self.network)
+            .field("published", &self.published)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reserved: Vec<reserve::Reservation>,
+    bound: Vec<Bound>,
+    /// The local ports of the guest's own connections to its own listeners.
+    own: BTreeSet<u16>,
+}
+
+impl View {
+    /// The view that `grants` give, with the host's ports that were reserved for it.
+    #[must_use]
+    pub fn new(grants: &Grants, reserved: Vec<reserve::Reservation>, tell: Tell) -> Self {
+        let published = grants
+            .published
+            .iter()
+            .map(|publish| {
+                let real = reserved.iter().find(|r| r.publish == *publish).map_or(publish.host, |r| r.address);
+                Publish { host: real, ..*publish }
+            })
+            .collect();
+        Self(Arc::new(Inner {
+            network: grants.network,
+            published,
+            ports: grants.ports(),
+            tell,
+            state: Mutex::new(State { reserved, ..State::default() }),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The published ports with the addresses that the host gave them.
+    #[must_use]
+    pub fn published(&self) -> &[Publish] {
+        &self.0.published
+    }
+
+    /// Gives up every reservation, for a server of our own that listens there.
+    pub fn release_all(&self) {
+        self.state().reserved.clear();
+    }
+
+    /// Where the host shall listen when the guest binds `guest`.
+    ///
+    /// # Errors
+    /// When the port was not granted.
+    pub fn place(&self, protocol: Protocol, guest: SocketAddr) -> Result<(SocketAddr, bool), Denied> {
+        let loopback = || SocketAddr::new(localhost(guest.ip()), 0);
+        if self.0.network == Network::Host {
+            return Ok((guest, false));
+        }
+        if guest.ip().is_loopback() || guest.port() == 0 {
+            return Ok((loopback(), true));
+        }
+        let port = Port { number: guest.port(), protocol };
+        if let Some(publish) = self.published_at(port, guest.ip()) {
+            self.state().reserved.retain(|r| r.publish.port != port || r.address != publish.host);
+            return Ok((publish.host, false));
+        }
+        if self.0.ports.contains(&port) && self.0.network != Network::None {
+            return Ok((loopback(), true));
+        }
+        let denied = Denied::Bind(port);
+        (self.0.tell)(&denied);
+        Err(denied)
+    }
+
+    /// The publication of a port that fits the guest's address family; a second address of the same port is spliced
+    /// by the network issue.
+    fn published_at(&self, port: Port, ip: IpAddr) -> Option<&Publish> {
+        let fits = |p: &&Publish| p.port == port && p.host.is_ipv4() == ip.is_ipv4();
+        if self.0.network == Network::None { None } else { self.0.published.iter().find(fits) }
+    }
+
+    /// Remembers what a bind became.
+    pub fn bound(&self, bound: Bound) {
+        let mut state = self.state();
+        state.bound.retain(|b| b.guest != bound.guest || b.protocol != bound.protocol);
+        state.bound.push(bound);
+    }
+
+    /// Every listener of the guest.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<Bound> {
+        self.state().bound.clone()
+    }
+
+    /// Where a connection or datagram to `guest` really goes.
+    ///
+    /// # Errors
+    /// When that peer was not granted.
+    pub fn reach(&self, protocol: Protocol, guest: SocketAddr) -> Result<SocketAddr, Denied> {
+        let state = self.state();
+        let same = |b: &&Bound| {
+            b.protocol == protocol
+                && b.guest.port() == guest.port()
+                && (b.guest.ip() == guest.ip() || (guest.ip().is_loopback() && b.guest.ip().is_unspecified()))
+        };
+        if let Some(bound) = state.bound.iter().find(same) {
+            let ip = if bound.real.ip().is_unspecified() { localhost(bound.real.ip()) } else { bound.real.ip() };
+            return Ok(SocketAddr::new(ip, bound.real.port()));
+        }
+        drop(state);
+        let denied = Denied::Peer(guest);
+        (self.0.tell)(&denied);
+        Err(denied)
+    }
+
+    /// Remembers that a local port is one of the guest's own connections.
+    pub fn own_client(&self, port: u16) {
+        self.state().own.insert(port);
+    }
+
+    /// The address that the guest sees for one of its listeners' real ones, or for what it connected to.
+    #[must_use]
+    pub fn seen(&self, protocol: Protocol, real: SocketAddr) -> SocketAddr {
+        let state = self.state();
+        let same = |b: &&Bound| {
+            b.protocol == protocol
+                && b.real.port() == real.port()
+                && (b.real.ip() == real.ip() || b.real.ip().is_unspecified())
+        };
+        match state.bound.iter().find(same) {
+            Some(b) if b.guest.ip().is_unspecified() && !real.ip().is_unspecified() => {
+                SocketAddr::new(real.ip(), b.guest.port())
+            }
+            Some(b) => b.guest,
+            None => real,
+        }
+    }
+
+    /// Whether a listener may take a connection: a private one only from the guest itself.
+    #[must_use]
+    pub fn admits(&self, listener: SocketAddr, remote: SocketAddr) -> bool {
+        let state = self.state();
+        let private = state.bound.iter().any(|b| {
+            b.private && b.protocol == Protocol::Tcp && b.real.port() == listener.port() && b.guest.ip().is_loopback()
+        });
+        !private || state.own.contains(&remote.port())
+    }
+
+    /// Whether the engine may use a real address; the last check, below the rewriting.
+    #[must_use]
+    pub fn permits(&self, address: SocketAddr, what: wasmtime_wasi::sockets::SocketAddrUse) -> bool {
+        use wasmtime_wasi::sockets::SocketAddrUse as Use;
+        let state = self.state();
+        let known = |protocol| {
+            state.bound.iter().any(|b| {
+                b.protocol == protocol
+                    && b.real.port() == address.port()
+                    && (b.real.ip() == address.ip() || b.real.ip().is_unspecified() && address.ip().is_loopback())
+            })
+        };
+        match what {
+            // An explicit bind has been placed by us already; an implicit one is the start of a connection.
+            Use::TcpBind | Use::UdpBind => true,
+            // A listener that was never bound would be open to everybody at a port of its own.
+            Use::TcpListen => known(Protocol::Tcp),
+            Use::TcpConnect => known(Protocol::Tcp),
+            Use::UdpSend => known(Protocol::Udp) || state.own.contains(&address.port()),
+            Use::TcpAccept => true,
+            // Whoever may send to a published port gets an answer there.
+            Use::UdpReceive => true,
+        }
+    }
+
+    /// Whether an answer to `remote` may be sent by a published UDP port.
+    pub fn allow_answer(&self, remote: SocketAddr) {
+        let mut state = self.state();
+        if state.own.len() < 65_536 {
+            state.own.insert(remote.port());
+        }
+    }
+}
+
+/// The loopback address of the family of `like`.
+fn localhost(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grants::RootGrant;
+
+    fn view(network: Network, publish: &str, expose: &str) -> View {
+        let grants = Grants {
+            args: vec!["/a".into()],
+            env: vec![],
+            cwd: "/".into(),
+            root: RootGrant::Layers(vec![]),
+            root_writable: true,
+            binds: vec![],
+            network,
+            published: if publish.is_empty() { vec![] } else { Publish::parse(publish).unwrap() },
+            exposed: expose.split_terminator(',').map(|p| p.parse().unwrap()).collect(),
+            stdin: false,
+        };
+        View::new(&grants, vec![], Box::new(|_| {}))
+    }
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_guest_binds_what_it_was_granted_and_nothing_else() {
+        let view = view(Network::Default, "127.0.0.1:8080:8000", "9000");
+        assert_eq!(view.place(Protocol::Tcp, addr("0.0.0.0:8000")), Ok((addr("127.0.0.1:8080"), false)));
+        assert_eq!(view.place(Protocol::Tcp, addr("0.0.0.0:9000")), Ok((addr("127.0.0.1:0"), true)));
+        assert_eq!(view.place(Protocol::Tcp, addr("127.0.0.1:5555")), Ok((addr("127.0.0.1:0"), true)));
+        assert!(view.place(Protocol::Tcp, addr("0.0.0.0:22")).is_err());
+        assert!(view.place(Protocol::Udp, addr("0.0.0.0:8000")).is_err());
+        let words = view.place(Protocol::Tcp, addr("0.0.0.0:22")).unwrap_err().to_string();
+        assert!(words.contains("-p HOST:22") && words.contains("22/tcp"), "{words}");
+    }
+
+    #[test]
+    fn none_has_its_loopback_only() {
+        let view = view(Network::None, "8080:8000", "9000");
+        assert!(view.place(Protocol::Tcp, addr("0.0.0.0:8000")).is_err());
+        assert!(view.place(Protocol::Tcp, addr("0.0.0.0:9000")).is_err());
+        assert!(view.place(Protocol::Tcp, addr("127.0.0.1:8000")).is_ok());
+    }
+
+    #[test]
+    fn own_listeners_are_reached_and_others_are_not() {
+        let view = view(Network::Default, "", "8000");
+        let (guest, real) = (addr("0.0.0.0:8000"), addr("127.0.0.1:40001"));
+        view.bound(Bound { protocol: Protocol::Tcp, guest, real, private: true });
+        assert_eq!(view.reach(Protocol::Tcp, addr("127.0.0.1:8000")), Ok(real));
+        assert_eq!(view.seen(Protocol::Tcp, real), addr("127.0.0.1:8000"));
+        assert!(view.reach(Protocol::Tcp, addr("127.0.0.1:40001")).is_err());
+        assert!(view.reach(Protocol::Tcp, addr("10.0.0.1:80")).is_err());
+    }
+
+    #[test]
+    fn a_private_loopback_listener_takes_its_own_only() {
+        let view = view(Network::Default, "", "");
+        let (guest, real) = (addr("127.0.0.1:7000"), addr("127.0.0.1:40002"));
+        view.bound(Bound { protocol: Protocol::Tcp, guest, real, private: true });
+        assert!(!view.admits(real, addr("127.0.0.1:50000")));
+        view.own_client(50000);
+        assert!(view.admits(real, addr("127.0.0.1:50000")));
+    }
+}

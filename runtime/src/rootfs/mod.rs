@@ -1,0 +1,212 @@
+//! Files: layers + writable layer + volumes → the one tree that a guest is handed.
+//!
+//! Everything here happens in the sandbox's own mount namespace, beneath one directory, before (or beside) the fences:
+//! the kernel composes the tree, and the guest gets a single preopen, `/`.
+
+mod mount;
+
+use crate::grants::{BindGrant, Grants, RootGrant};
+use std::path::{Component, Path, PathBuf};
+
+/// What goes wrong when a tree is put together.
+#[derive(Debug, thiserror::Error)]
+pub enum RootfsError {
+    /// {action} failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A bind's source is not there.
+    #[error("cannot mount {}: there is no such file or directory on the host", .0.display())]
+    NoSource(PathBuf),
+    /// A file on a directory or the other way round.
+    #[error(
+        "cannot mount {} on {}: one is a directory and the other is a file",
+        from.display(), to.display()
+    )]
+    Mismatch {
+        /// The host's path.
+        from: PathBuf,
+        /// The guest's path.
+        to: PathBuf,
+    },
+    /// Without a mount namespace a single file cannot be put into the tree.
+    #[error(
+        "cannot mount the single file {} without a mount namespace, which this system refuses: mount its directory",
+        .0.display()
+    )]
+    FileWithoutNamespace(PathBuf),
+}
+
+impl RootfsError {
+    fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+type Result<T> = std::result::Result<T, RootfsError>;
+
+/// One directory that a guest is handed, with the path that it has there.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Preopen {
+    /// The host's path.
+    pub host: PathBuf,
+    /// The guest's path.
+    pub guest: String,
+    /// Whether the guest may change it.
+    pub writable: bool,
+}
+
+/// Mounts the tree of `grants` at `target`, in a mount namespace of our own. `bundle` holds the writable layer.
+///
+/// # Errors
+/// When the kernel refuses a mount or a source is missing.
+pub fn assemble(grants: &Grants, bundle: &Path, target: &Path, rootless: bool) -> Result<Preopen> {
+    match &grants.root {
+        RootGrant::Layers(layers) if layers.is_empty() => mount::bind_at(&upper(bundle), target)?,
+        RootGrant::Layers(layers) => mount::overlay(layers, &upper(bundle), &bundle.join("work"), target, rootless)?,
+        RootGrant::Ready(path) => mount::bind_at(&bundle.join(path), target)?,
+    }
+    for bind in outermost_first(&grants.binds) {
+        mount::bind_below(target, bind)?;
+    }
+    if !grants.root_writable {
+        mount::make_read_only(target)?;
+    }
+    Ok(Preopen { host: target.to_owned(), guest: "/".into(), writable: true })
+}
+
+/// The same tree where no namespace is to be had: the layers are copied once into the bundle, and each bind is a
+/// preopen of its own.
+///
+/// # Errors
+/// When a copy fails, or a bind is a single file.
+pub fn fallback(grants: &Grants, bundle: &Path) -> Result<Vec<Preopen>> {
+    let root = match &grants.root {
+        RootGrant::Layers(layers) => {
+            let root = upper(bundle);
+            let done = bundle.join("copied");
+            if !done.exists() {
+                for layer in layers.iter().rev() {
+                    copy_tree(layer, &root)?;
+                }
+                std::fs::write(&done, b"").map_err(RootfsError::io("write", &done))?;
+            }
+            root
+        }
+        RootGrant::Ready(path) => bundle.join(path),
+    };
+    let mut all = vec![Preopen { host: root, guest: "/".into(), writable: grants.root_writable }];
+    for bind in &grants.binds {
+        let meta = std::fs::metadata(&bind.source).map_err(|_| RootfsError::NoSource(bind.source.clone()))?;
+        if !meta.is_dir() {
+            return Err(RootfsError::FileWithoutNamespace(bind.source.clone()));
+        }
+        let guest = bind.destination.to_string_lossy().into_owned();
+        all.push(Preopen { host: bind.source.clone(), guest, writable: bind.writable });
+    }
+    Ok(all)
+}
+
+/// Makes the bundle's writable layer.
+///
+/// # Errors
+/// When the directories cannot be made.
+pub fn make_writable_layer(bundle: &Path) -> Result<()> {
+    for dir in [upper(bundle), bundle.join("work")] {
+        std::fs::create_dir_all(&dir).map_err(RootfsError::io("create", dir))?;
+    }
+    Ok(())
+}
+
+/// The bundle's writable layer.
+#[must_use]
+pub fn upper(bundle: &Path) -> PathBuf {
+    bundle.join("upper")
+}
+
+/// A path below `/` without `.`, `..` and links: the textual rule of Docker for a mount's destination.
+#[must_use]
+pub fn normalize(path: &str) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            _ => {}
+        }
+    }
+    clean
+}
+
+/// A bind below another bind must be mounted after it.
+fn outermost_first(binds: &[BindGrant]) -> Vec<&BindGrant> {
+    let mut sorted: Vec<_> = binds.iter().collect();
+    sorted.sort_by_key(|bind| bind.destination.components().count());
+    sorted
+}
+
+/// Copies a layer over what is there; a whiteout removes.
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let copy = |action: &'static str, path: &Path, r: std::io::Result<()>| r.map_err(RootfsError::io(action, path));
+    for entry in std::fs::read_dir(from).map_err(RootfsError::io("read", from))? {
+        let entry = entry.map_err(RootfsError::io("read", from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().map_err(RootfsError::io("look at", &source))?;
+        if !kind.is_dir() || !target.is_dir() {
+            crate::store::files::remove_tree(&target)
+                .or_else(|_| std::fs::remove_file(&target).map_err(RootfsError::io("remove", &target)))?;
+        }
+        if kind.is_dir() {
+            copy("create", &target, std::fs::create_dir_all(&target))?;
+            copy_tree(&source, &target)?;
+        } else if kind.is_symlink() {
+            let link = std::fs::read_link(&source).map_err(RootfsError::io("read", &source))?;
+            copy("create", &target, symlink(link, &target))?;
+        } else if kind.is_file() {
+            copy("copy to", &target, std::fs::copy(&source, &target).map(drop))?;
+        } else if !kind.is_char_device() {
+            continue;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_stay_below_the_root() {
+        assert_eq!(normalize("/a/../../etc/./x"), PathBuf::from("/etc/x"));
+        assert_eq!(normalize("data"), PathBuf::from("/data"));
+    }
+
+    #[test]
+    fn a_copied_tree_has_the_upper_layers_files_and_no_whiteouts() {
+        let dir = crate::store::files::tests::temp_dir();
+        let (lower, top, out) = (dir.join("l"), dir.join("t"), dir.join("o"));
+        for d in [&lower, &top, &out] {
+            std::fs::create_dir(d).unwrap();
+        }
+        std::fs::write(lower.join("a"), "old").unwrap();
+        std::fs::create_dir(lower.join("d")).unwrap();
+        std::fs::write(lower.join("d/f"), "x").unwrap();
+        std::fs::write(top.join("a"), "new").unwrap();
+        std::os::unix::fs::symlink("a", top.join("link")).unwrap();
+        copy_tree(&lower, &out).unwrap();
+        copy_tree(&top, &out).unwrap();
+        assert_eq!(std::fs::read_to_string(out.join("link")).unwrap(), "new");
+        assert_eq!(std::fs::read_to_string(out.join("d/f")).unwrap(), "x");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,164 @@
+//! Mounts, by the file-descriptor interface of mount(2)'s successors (fsopen, open_tree, move_mount): no path is
+//! resolved twice, and nothing is seen half mounted.
+
+use super::{Result, RootfsError};
+use crate::grants::BindGrant;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What every mount that a guest sees is: no set-uid, no devices, no programs of the host.
+const SAFE: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// Mounts an overlay of `layers` (topmost first) below the writable `upper` at `target`.
+pub(super) fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path, rootless: bool) -> Result<()> {
+    let mount = match overlay_by_parts(layers, upper, work, rootless) {
+        Ok(mount) => mount,
+        // Before Linux 6.7 layers cannot be added one by one, and one option holds at most 255 bytes there.
+        Err(rustix::io::Errno::INVAL) => return overlay_by_string(layers, upper, work, target, rootless),
+        Err(e) => return Err(RootfsError::io("mount the layers at", target)(e.into())),
+    };
+    attach(&mount, target)
+}
+
+fn overlay_by_parts(layers: &[PathBuf], upper: &Path, work: &Path, rootless: bool) -> rustix::io::Result<OwnedFd> {
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers {
+        fsconfig_set_string(fs.as_fd(), "lowerdir+", layer)?;
+    }
+    fsconfig_set_string(fs.as_fd(), "upperdir", upper)?;
+    fsconfig_set_string(fs.as_fd(), "workdir", work)?;
+    if rootless {
+        fsconfig_set_flag(fs.as_fd(), "userxattr")?;
+    }
+    fsconfig_create(fs.as_fd())?;
+    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, SAFE)
+}
+
+fn overlay_by_string(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path, rootless: bool) -> Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    let escape = |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
+    let lower: Vec<_> = layers.iter().map(|l| escape(l)).collect();
+    let userxattr = if rootless { "userxattr," } else { "" };
+    let options =
+        format!("{userxattr}lowerdir={},upperdir={},workdir={}", lower.join(":"), escape(upper), escape(work));
+    let options =
+        std::ffi::CString::new(options).map_err(|e| RootfsError::io("mount the layers at", target)(e.into()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("overlay", target, "overlay", flags, Some(options.as_c_str()))
+        .map_err(|e| RootfsError::io("mount the layers at", target)(e.into()))
+}
+
+/// Shows the directory `source` at `target`.
+pub(super) fn bind_at(source: &Path, target: &Path) -> Result<()> {
+    attach(&clone_tree(source)?, target)
+}
+
+/// Mounts a directory or file of the host at its destination below `root`; the destination is resolved there, so a
+/// link of the image cannot lead it out, and is made where it is missing.
+pub(super) fn bind_below(root: &Path, bind: &BindGrant) -> Result<()> {
+    let tree = clone_tree(&bind.source)?;
+    if !bind.writable {
+        set_attributes(&tree, MountAttrFlags::MOUNT_ATTR_RDONLY, libc::AT_RECURSIVE as libc::c_uint)
+            .map_err(RootfsError::io("make read-only", &bind.source))?;
+    }
+    let is_dir = std::fs::metadata(&bind.source).is_ok_and(|m| m.is_dir());
+    let place = make_place(root, &bind.destination, is_dir)?;
+    move_mount(
+        tree.as_fd(),
+        "",
+        place.as_fd(),
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .map_err(|e| match e {
+        rustix::io::Errno::NOTDIR | rustix::io::Errno::INVAL | rustix::io::Errno::ISDIR => {
+            RootfsError::Mismatch { from: bind.source.clone(), to: bind.destination.clone() }
+        }
+        e => RootfsError::io("mount on", &bind.destination)(e.into()),
+    })
+}
+
+/// Takes the right to write from the mount at `target`, not from those below it.
+pub(super) fn make_read_only(target: &Path) -> Result<()> {
+    let root = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| RootfsError::io("open", target)(e.into()))?;
+    set_attributes(&root, MountAttrFlags::MOUNT_ATTR_RDONLY, 0).map_err(RootfsError::io("make read-only", target))
+}
+
+fn attach(mount: &OwnedFd, target: &Path) -> Result<()> {
+    move_mount(mount.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|e| RootfsError::io("mount at", target)(e.into()))
+}
+
+fn clone_tree(source: &Path) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, source, flags).map_err(|e| match e {
+        rustix::io::Errno::NOENT => RootfsError::NoSource(source.to_owned()),
+        e => RootfsError::io("mount", source)(e.into()),
+    })?;
+    set_attributes(&tree, SAFE, libc::AT_RECURSIVE as libc::c_uint).map_err(RootfsError::io("mount", source))?;
+    Ok(tree)
+}
+
+/// mount_setattr(2), which rustix does not have.
+fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags, flags: libc::c_uint) -> std::io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: u64::from(attributes.bits()),
+        attr_clr: 0,
+        // Private: what is mounted here is nobody else's business.
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string and `attr` is a live struct mount_attr of the size that is given.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH as libc::c_uint | flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Opens the place of a mount below `root`, making it and what leads to it where missing.
+fn make_place(root: &Path, destination: &Path, is_dir: bool) -> Result<OwnedFd> {
+    let io = |action| RootfsError::io(action, destination);
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| RootfsError::io("open", root)(e.into()))?;
+    let relative = destination.strip_prefix("/").unwrap_or(destination);
+    let look = |path: &Path| {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        rustix::fs::openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+    };
+    if let Ok(place) = look(relative) {
+        return Ok(place);
+    }
+    let mut made = PathBuf::new();
+    let parents = relative.parent().unwrap_or(Path::new(""));
+    for part in parents.components() {
+        let parent = look(&made).map_err(|e| io("open")(e.into()))?;
+        made.push(part);
+        if look(&made).is_err() {
+            rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755))
+                .map_err(|e| io("create")(e.into()))?;
+        }
+    }
+    let parent = look(parents).map_err(|e| io("open")(e.into()))?;
+    let name = relative.file_name().unwrap_or_default();
+    if is_dir {
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(|e| io("create")(e.into()))?;
+    } else {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map_err(|e| io("create")(e.into()))?;
+    }
+    look(relative).map_err(|e| io("open")(e.into()))
+}

@@ -1,0 +1,169 @@
+//! The fences around a host process, in the one order that works: namespaces and mounts → fork → no new privileges,
+//! capabilities, landlock, seccomp → first thread → guest.
+//!
+//! (After landlock nothing can be mounted from inside, and a user namespace cannot be entered with two threads.)
+
+use super::seccomp;
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One fence: that it stands, or why it does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fence {
+    /// It stands; with what is worth saying of it.
+    Stands(String),
+    /// It does not, and why.
+    Missing(String),
+}
+
+impl<T: std::fmt::Display> From<Result<&str, T>> for Fence {
+    fn from(result: Result<&str, T>) -> Self {
+        match result {
+            Ok(detail) => Self::Stands(detail.to_owned()),
+            Err(reason) => Self::Missing(reason.to_string()),
+        }
+    }
+}
+
+/// Every fence of a sandbox, as `inspect` shows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fences {
+    /// A mount namespace (and a user namespace where we are not root).
+    pub namespaces: Fence,
+    /// No program can gain rights by being executed.
+    pub no_new_privileges: Fence,
+    /// Root's rights, dropped but for those that files need.
+    pub capabilities: Fence,
+    /// Files beyond the container's trees, signals and abstract sockets.
+    pub landlock: Fence,
+    /// System calls.
+    pub seccomp: Fence,
+}
+
+/// The namespaces that this process has entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Whether a user namespace had to be made, so that overlay needs its unprivileged form.
+    pub rootless: bool,
+}
+
+/// Enters a mount namespace of its own, by way of a user namespace where we are not root.
+///
+/// # Errors
+/// When the system refuses, saying why; then nothing has changed.
+pub fn enter_namespaces() -> Result<Namespaces, String> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let rootless = !uid.is_root();
+    let mut flags = UnshareFlags::NEWNS;
+    if rootless {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    // SAFETY: this process has one thread and shares neither descriptors nor file-system state with another.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|e| {
+        let way_out = if rootless {
+            " (user namespaces may be switched off: sysctl kernel.unprivileged_userns_clone)"
+        } else {
+            ""
+        };
+        format!("unshare: {e}{way_out}")
+    })?;
+    if rootless {
+        let map = |file: &str, text: String| {
+            std::fs::write(format!("/proc/self/{file}"), text).map_err(|e| format!("/proc/self/{file}: {e}"))
+        };
+        map("setgroups", "deny".into())?;
+        map("uid_map", format!("0 {} 1", uid.as_raw()))?;
+        map("gid_map", format!("0 {} 1", gid.as_raw()))?;
+    }
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| format!("make mounts private: {e}"))?;
+    Ok(Namespaces { rootless })
+}
+
+/// Raises the fences around a host process that has one thread. `trees` is the one directory that it may see, and
+/// `low_ports` whether a port below 1024 has been granted.
+#[must_use]
+pub fn raise(namespaces: &Result<Namespaces, String>, trees: &[&Path], low_ports: bool) -> Fences {
+    Fences {
+        namespaces: match namespaces {
+            Ok(Namespaces { rootless: false }) => Fence::Stands("mount".into()),
+            Ok(Namespaces { rootless: true }) => Fence::Stands("user, mount".into()),
+            Err(reason) => Fence::Missing(reason.clone()),
+        },
+        no_new_privileges: rustix::thread::set_no_new_privs(true).map(|()| "set").into(),
+        capabilities: drop_capabilities(low_ports).map(|()| "dropped but for files").into(),
+        landlock: confine_files(trees).into(),
+        seccomp: seccomp::apply(seccomp::Allow::Host).map(|()| "allow list").into(),
+    }
+}
+
+/// Raises the fences around the compiling child: no file, no socket, no program.
+pub fn compiler() {
+    // Where a fence cannot stand the child is still a process of its own with limits, which `info` tells.
+    let _ = rustix::thread::set_no_new_privs(true);
+    let _ = drop_capabilities(false);
+    let _ = confine_files(&[]);
+    let _ = seccomp::apply(seccomp::Allow::Compiler);
+}
+
+/// Keeps what root needs to be root of the guest's own tree, and a low port where one was granted.
+fn drop_capabilities(low_ports: bool) -> rustix::io::Result<()> {
+    let mut keep = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    if low_ports {
+        keep |= CapabilitySet::NET_BIND_SERVICE;
+    }
+    let have = rustix::thread::capabilities(None)?;
+    let kept = have.permitted & keep;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
+    )
+}
+
+/// Landlock: what lies beneath `trees` and nothing else, neither program nor device; no signal and no abstract socket
+/// to anybody outside.
+fn confine_files(trees: &[&Path]) -> Result<&'static str, String> {
+    let all = AccessFs::from_all(ABI::V5);
+    let granted = all & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    let raise = || -> Result<RulesetStatus, landlock::RulesetError> {
+        let mut rules = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(all)?
+            .scope(Scope::from_all(ABI::V6))?
+            .create()?;
+        for tree in trees {
+            if let Ok(tree) = PathFd::new(tree) {
+                rules = rules.add_rule(PathBeneath::new(tree, granted))?;
+            }
+        }
+        Ok(rules.restrict_self()?.ruleset)
+    };
+    match raise() {
+        Ok(RulesetStatus::FullyEnforced) => Ok("files, signals, abstract sockets"),
+        Ok(RulesetStatus::PartiallyEnforced) => Ok("files, as far as this kernel can"),
+        Ok(RulesetStatus::NotEnforced) => Err("this kernel has no landlock".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+impl Fences {
+    /// Each fence with its name, in the order in which they are raised.
+    #[must_use]
+    pub fn named(self) -> Vec<(&'static str, Fence)> {
+        vec![
+            ("namespaces", self.namespaces),
+            ("noNewPrivileges", self.no_new_privileges),
+            ("capabilities", self.capabilities),
+            ("landlock", self.landlock),
+            ("seccomp", self.seccomp),
+        ]
+    }
+}

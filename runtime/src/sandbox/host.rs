@@ -1,0 +1,221 @@
+//! The host process: the engine and the guests, behind the fences. Each container has a thread; the first thread takes
+//! the keeper's orders.
+
+use super::fence::{self, Namespaces};
+use super::wire::{self, Order, Report};
+use crate::grants::{Grants, Network, Port, Protocol};
+use crate::guest::state::Surroundings;
+use crate::guest::stdio::{Channel, Input, Pipe};
+use crate::guest::{Control, Description, Ending, Program, Stop, TRAPPED, command, service};
+use crate::network::View;
+use crate::network::reserve::Reservation;
+use crate::rootfs::Preopen;
+use rustix::net::RecvFlags;
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Everything that one container is made of on this side of the fork.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub id: String,
+    pub grants: Grants,
+    pub preopens: Vec<Preopen>,
+    pub description: Description,
+    pub code: File,
+    pub output: OwnedFd,
+    pub input: Option<OwnedFd>,
+    pub reserved: Vec<Reservation>,
+}
+
+/// The host's life, from the fork to its end; it never returns to its caller's code.
+pub(super) fn run(
+    socket: OwnedFd,
+    first: Option<Launch>,
+    namespaces: &Result<Namespaces, String>,
+    trees: &[&Path],
+    low_ports: bool,
+) -> ! {
+    quiet_signals();
+    keep_only(&socket, first.as_ref());
+    // Mapping code needs a path, and after the fences there is none.
+    let mapped = first.map(|launch| {
+        let program = Program::map(&launch.code, launch.description.clone());
+        (launch, program)
+    });
+    // In a static program the random number generator finds no getrandom(2) by name and opens /dev/urandom; it keeps it.
+    drop(wasmtime_wasi::WasiCtxBuilder::new());
+    let fences = fence::raise(namespaces, trees, low_ports);
+    let socket = Arc::new(socket);
+    report(&socket, &Report::Fenced(fences));
+    let mut running = HashMap::new();
+    if let Some((launch, program)) = mapped {
+        start(launch, program, &socket, &mut running);
+    }
+    loop {
+        match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
+            Ok(Some((Order::Stop(id), _))) => stop(&running, &id, Stop::Gently),
+            Ok(Some((Order::Kill(id), _))) => stop(&running, &id, Stop::AtOnce),
+            Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
+                Ok((launch, program)) => start(launch, program, &socket, &mut running),
+                Err((id, message)) => report(&socket, &Report::Ended { id, code: 126, message: Some(message) }),
+            },
+            // The keeper is gone, or its words make no sense: there is nobody to live for.
+            // SAFETY: this ends the process without running anything more of it.
+            Ok(None) | Err(_) => unsafe { libc::_exit(0) },
+        }
+    }
+}
+
+/// Signals of the terminal are for the keeper, which knows what they mean.
+fn quiet_signals() {
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTSTP] {
+        // SAFETY: ignoring a signal installs no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Closes every descriptor that is not the guest's business: the keeper's lock and pipes came along with the fork.
+fn keep_only(socket: &OwnedFd, launch: Option<&Launch>) {
+    let mut kept = vec![socket.as_raw_fd()];
+    if let Some(launch) = launch {
+        kept.extend([launch.code.as_raw_fd(), launch.output.as_raw_fd()]);
+        kept.extend(launch.input.as_ref().map(AsRawFd::as_raw_fd));
+        kept.extend(launch.reserved.iter().map(|r| r.socket().as_raw_fd()));
+    }
+    kept.sort_unstable();
+    // Standard error stays, for the last words of an engine that breaks down.
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null));
+    }
+    let mut from = 3;
+    for fd in kept.into_iter().map(i32::unsigned_abs).chain([u32::MAX]) {
+        if fd > from {
+            // SAFETY: no value that is used from here on owns a descriptor in this gap.
+            unsafe { libc::syscall(libc::SYS_close_range, from, fd - u32::from(fd != u32::MAX), 0) };
+        }
+        from = fd.saturating_add(1);
+    }
+}
+
+fn stop(running: &HashMap<String, Control>, id: &str, how: Stop) {
+    if let Some(control) = running.get(id) {
+        control.stop(how);
+    }
+}
+
+fn report(socket: &OwnedFd, report: &Report) {
+    // A keeper that is gone is noticed by the loop.
+    let _ = wire::send(socket.as_fd(), report, &[]);
+}
+
+/// Puts together a container that joins a running sandbox; no path can be opened any more, so its code is copied from
+/// the descriptor.
+fn joined(order: wire::RunOrder, fds: Vec<OwnedFd>) -> Result<(Launch, wasmtime::Result<Program>), (String, String)> {
+    let wire::RunOrder { id, spec, preopens, description, reserved } = order;
+    let fail = |message: String| (id.clone(), message);
+    let grants = Grants::from_spec(&spec).map_err(|e| fail(e.to_string()))?;
+    let mut fds = fds.into_iter();
+    let missing = || fail("the keeper sent too few descriptors".to_owned());
+    let code = File::from(fds.next().ok_or_else(missing)?);
+    let output = fds.next().ok_or_else(missing)?;
+    let input = if grants.stdin { Some(fds.next().ok_or_else(missing)?) } else { None };
+    let reserved = reserved
+        .into_iter()
+        .zip(fds)
+        .map(|((publish, address), socket)| Reservation::from_parts(publish, address, socket))
+        .collect();
+    let program = Program::copy(&code, description.clone());
+    Ok((Launch { id, grants, preopens, description, code, output, input, reserved }, program))
+}
+
+fn start(
+    launch: Launch,
+    program: wasmtime::Result<Program>,
+    socket: &Arc<OwnedFd>,
+    running: &mut HashMap<String, Control>,
+) {
+    let control = Control::default();
+    let id = launch.id.clone();
+    running.insert(id.clone(), control.clone());
+    let reports = Arc::clone(socket);
+    let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
+        let id = launch.id.clone();
+        let ending = live(launch, program, &control, &reports);
+        report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
+    });
+    if let Err(e) = spawned {
+        let message = Some(format!("cannot start a thread for the guest: {e}"));
+        report(socket, &Report::Ended { id, code: 126, message });
+    }
+}
+
+fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, reports: &OwnedFd) -> Ending {
+    let program = match program {
+        Ok(program) => program,
+        Err(e) => return Ending { code: 126, message: Some(format!("cannot map the compiled code: {e:#}")) },
+    };
+    let Launch { id, grants, preopens, output, input, reserved, .. } = launch;
+    let output = Pipe::new(output);
+    let diagnostics = output.clone();
+    let tell = Box::new(move |denied: &crate::network::Denied| {
+        let _ = diagnostics.write(Channel::Diagnostic, format!("{denied}\n").as_bytes());
+    });
+    let view = View::new(&grants, reserved, tell);
+    let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input: input.map(Input::new) });
+    let started = |ports: Vec<(Port, SocketAddr)>| report(reports, &Report::Started { id, ports });
+    let ending = if program.kind().is_service() {
+        match listen(&surroundings) {
+            Ok((listeners, ports)) => service::run(&program, &surroundings, control, listeners, || started(ports)),
+            Err(message) => Ending { code: 126, message: Some(message) },
+        }
+    } else {
+        let ports = surroundings.network.published().iter().map(|p| (p.port, p.host)).collect();
+        command::run(&program, &surroundings, control, || started(ports))
+    };
+    if let (TRAPPED, Some(words)) = (ending.code, &ending.message) {
+        // Where its user looks first.
+        let _ = surroundings.output.write(Channel::Stderr, format!("{words}\n").as_bytes());
+    }
+    ending
+}
+
+/// The port of a service that was granted none.
+const HTTP_PORT: u16 = 8080;
+
+type Listening = (Vec<TcpListener>, Vec<(Port, SocketAddr)>);
+
+/// Opens the doors of a service: each granted TCP port, or one of its own when none was granted.
+fn listen(surroundings: &Surroundings) -> Result<Listening, String> {
+    let view = &surroundings.network;
+    if surroundings.grants.network == Network::None {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let mut wanted: Vec<(Port, SocketAddr)> =
+        view.published().iter().filter(|p| p.port.protocol == Protocol::Tcp).map(|p| (p.port, p.host)).collect();
+    let mut unpublished = surroundings.grants.ports();
+    unpublished.retain(|port| port.protocol == Protocol::Tcp && !wanted.iter().any(|(p, _)| p == port));
+    if wanted.is_empty() && unpublished.is_empty() {
+        unpublished.push(Port { number: HTTP_PORT, protocol: Protocol::Tcp });
+    }
+    wanted.extend(unpublished.into_iter().map(|port| {
+        let host = match surroundings.grants.network {
+            Network::Host => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.number),
+            _ => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        };
+        (port, host)
+    }));
+    view.release_all();
+    let mut listening = (Vec::new(), Vec::new());
+    for (port, host) in wanted {
+        let fail = |e: std::io::Error| format!("cannot listen for port {port} at {host}: {e}");
+        let listener = TcpListener::bind(host).map_err(fail)?;
+        listening.1.push((port, listener.local_addr().map_err(fail)?));
+        listening.0.push(listener);
+    }
+    Ok(listening)
+}

@@ -1,0 +1,410 @@
+//! The keeper: the small side of a sandbox, which sees the host die and tells the truth about it.
+
+use super::log::{self, Attach};
+use super::wire::{self, Order, Report, RunOrder};
+use super::{Entry, Fences, SandboxError, short, system};
+use crate::grants::Port;
+use crate::guest::KILLED;
+use crate::network::reserve::reserve;
+use crate::rootfs;
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::RecvFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit code, as Docker would show it.
+    pub code: u8,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// What the runtime has to say of it.
+    pub message: Option<String>,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Made, not started.
+    Created,
+    /// On its way to its first instruction.
+    Starting,
+    /// Running.
+    Running,
+    /// Over.
+    Ended(Exit),
+}
+
+impl Phase {
+    /// The word for it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting | Self::Running => "running",
+            Self::Ended(_) => "stopped",
+        }
+    }
+}
+
+/// What is known of a container at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The host process that runs it.
+    pub pid: u32,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// When its first instruction was next.
+    pub started: Option<jiff::Timestamp>,
+    /// Where the host listens for its ports.
+    pub ports: Vec<(Port, SocketAddr)>,
+    /// The digest of its program.
+    pub program: String,
+}
+
+/// The handle of a sandbox on the keeper's side; every clone is the same.
+#[derive(Debug, Clone)]
+pub struct Keeper(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    place: PathBuf,
+    pid: Pid,
+    pidfd: OwnedFd,
+    socket: OwnedFd,
+    /// Whether mounts need overlay's unprivileged form; `None` when there is no namespace.
+    rootless: Option<bool>,
+    state: Mutex<State>,
+    /// Counts changes of the state, for those who wait.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fences: Option<Fences>,
+    host_gone: bool,
+    containers: HashMap<String, Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    snapshot: Snapshot,
+    /// A container that has been asked to end at once ends with 137, however its host goes.
+    killed: bool,
+    waiting: Option<Entry>,
+    pump: Option<std::thread::JoinHandle<()>>,
+}
+
+type FirstContainer = (String, PathBuf, String, OwnedFd, Attach);
+
+impl Keeper {
+    pub(super) fn new(
+        place: &Path,
+        pid: i32,
+        socket: OwnedFd,
+        rootless: Option<bool>,
+        (id, bundle, program, output, attach): FirstContainer,
+    ) -> Result<Self, SandboxError> {
+        let pid = Pid::from_raw(pid).ok_or(SandboxError::Gone)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(system("watch the host process"))?;
+        let kept = Kept {
+            snapshot: Snapshot {
+                phase: Phase::Starting,
+                pid: pid.as_raw_pid().unsigned_abs(),
+                bundle: bundle.clone(),
+                started: None,
+                ports: vec![],
+                program,
+            },
+            killed: false,
+            waiting: None,
+            pump: Some(pump(output, bundle, attach)?),
+        };
+        let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
+        Ok(Self(Arc::new(Inner {
+            place: place.to_owned(),
+            pid,
+            pidfd,
+            socket,
+            rootless,
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bump(&self) {
+        self.0.changed.send_modify(|n| *n += 1);
+    }
+
+    /// The host's process id.
+    #[must_use]
+    pub fn host_pid(&self) -> u32 {
+        self.0.pid.as_raw_pid().unsigned_abs()
+    }
+
+    /// Which fences stand; `None` until the host has said so.
+    #[must_use]
+    pub fn fences(&self) -> Option<Fences> {
+        self.state().fences.clone()
+    }
+
+    /// What is known of a container.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox.
+    pub fn look(&self, id: &str) -> Result<Snapshot, SandboxError> {
+        self.state()
+            .containers
+            .get(id)
+            .map(|kept| kept.snapshot.clone())
+            .ok_or_else(|| SandboxError::NoContainer(id.to_owned()))
+    }
+
+    /// The ids of the containers in this sandbox.
+    #[must_use]
+    pub fn containers(&self) -> Vec<String> {
+        self.state().containers.keys().cloned().collect()
+    }
+
+    /// Adds a container to the running sandbox, created and not started: its tree is mounted when it starts.
+    ///
+    /// # Errors
+    /// When the id is taken.
+    pub fn create(&self, entry: Entry) -> Result<(), SandboxError> {
+        let mut state = self.state();
+        if let Some(old) = state.containers.get(&entry.id) {
+            return Err(SandboxError::Phase {
+                id: entry.id,
+                phase: old.snapshot.phase.word(),
+                wanted: "created again",
+            });
+        }
+        let snapshot = Snapshot {
+            phase: Phase::Created,
+            pid: self.host_pid(),
+            bundle: entry.bundle.clone(),
+            started: None,
+            ports: vec![],
+            program: entry.code.digest.clone(),
+        };
+        let id = entry.id.clone();
+        state.containers.insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None });
+        Ok(())
+    }
+
+    /// Starts a created container: mounts its tree beneath the directory that the host may see, and sends it over.
+    ///
+    /// # Errors
+    /// When it was started before, a port is in use, or a mount fails.
+    pub fn start(&self, id: &str) -> Result<(), SandboxError> {
+        let mut state = self.state();
+        let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
+        let phase = kept.snapshot.phase.word();
+        let Some(entry) = kept.waiting.take() else {
+            return Err(SandboxError::Phase { id: id.to_owned(), phase, wanted: "started" });
+        };
+        let reserved = reserve(entry.grants.network, &entry.grants.published)?;
+        let preopens = match self.0.rootless {
+            Some(rootless) => {
+                let tree = self.0.place.join("trees").join(short(id));
+                std::fs::create_dir_all(&tree).map_err(system("make the container's directory"))?;
+                vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?]
+            }
+            None => rootfs::fallback(&entry.grants, &entry.bundle)?,
+        };
+        let (output, writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
+        let spec = entry.grants.to_spec().map_err(|e| system("describe the container")(std::io::Error::other(e)))?;
+        let mut fds = vec![entry.code.file.as_fd(), writer.as_fd()];
+        fds.extend(entry.input.as_ref().map(AsFd::as_fd));
+        fds.extend(reserved.iter().map(|r| r.socket().as_fd()));
+        let order = Order::Run(Box::new(RunOrder {
+            id: id.to_owned(),
+            spec,
+            preopens,
+            description: entry.code.description.clone(),
+            reserved: reserved.iter().map(|r| (r.publish, r.address)).collect(),
+        }));
+        wire::send(self.0.socket.as_fd(), &order, &fds).map_err(|_| SandboxError::Gone)?;
+        kept.snapshot.phase = Phase::Starting;
+        kept.pump = Some(pump(output, entry.bundle, entry.attach)?);
+        Ok(())
+    }
+
+    /// Asks a container to end in its own time: what SIGTERM would ask of a program.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox.
+    pub fn stop(&self, id: &str) -> Result<(), SandboxError> {
+        self.look(id)?;
+        // A host that is gone has reported, or is about to be seen.
+        let _ = wire::send(self.0.socket.as_fd(), &Order::Stop(id.to_owned()), &[]);
+        Ok(())
+    }
+
+    /// Ends a container at once. When it is alone its host process is killed, which nothing can hold up; among others
+    /// it is trapped.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox.
+    pub fn kill(&self, id: &str) -> Result<(), SandboxError> {
+        let alone = {
+            let mut state = self.state();
+            let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
+            kept.killed = true;
+            state.containers.len() == 1
+        };
+        if alone {
+            self.kill_host();
+        } else {
+            let _ = wire::send(self.0.socket.as_fd(), &Order::Kill(id.to_owned()), &[]);
+        }
+        Ok(())
+    }
+
+    /// Ends the host process and every guest in it.
+    pub fn kill_host(&self) {
+        let _ = pidfd_send_signal(&self.0.pidfd, Signal::KILL);
+    }
+
+    /// Forgets an ended or a never started container.
+    ///
+    /// # Errors
+    /// When it runs.
+    pub fn delete(&self, id: &str) -> Result<Snapshot, SandboxError> {
+        let mut state = self.state();
+        let kept = state.containers.get(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
+        match kept.snapshot.phase {
+            Phase::Created | Phase::Ended(_) => {
+                let snapshot = kept.snapshot.clone();
+                state.containers.remove(id);
+                Ok(snapshot)
+            }
+            _ => Err(SandboxError::Phase { id: id.to_owned(), phase: "running", wanted: "deleted" }),
+        }
+    }
+
+    /// Waits until the container's first instruction is next, or it has ended without.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox.
+    pub async fn started(&self, id: &str) -> Result<Snapshot, SandboxError> {
+        self.until(id, |phase| matches!(phase, Phase::Running | Phase::Ended(_))).await
+    }
+
+    /// Waits until the container has ended.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox.
+    pub async fn wait(&self, id: &str) -> Result<Snapshot, SandboxError> {
+        self.until(id, |phase| matches!(phase, Phase::Ended(_))).await
+    }
+
+    async fn until(&self, id: &str, done: impl Fn(&Phase) -> bool) -> Result<Snapshot, SandboxError> {
+        let mut changes = self.0.changed.subscribe();
+        loop {
+            let snapshot = self.look(id)?;
+            if done(&snapshot.phase) {
+                return Ok(snapshot);
+            }
+            if changes.changed().await.is_err() {
+                return Err(SandboxError::Gone);
+            }
+        }
+    }
+
+    /// Takes the host's reports until it is gone; then every container that had not ended has ended, killed. To be run
+    /// beside whatever waits.
+    ///
+    /// # Errors
+    /// When the host cannot be watched.
+    pub async fn attend(&self) -> std::io::Result<()> {
+        rustix::io::ioctl_fionbio(&self.0.socket, true)?;
+        // SAFETY: the descriptor is owned by the value that is registered, so it stays open and the same.
+        let socket = unsafe { AsyncFd::register(self.0.socket.try_clone()?) }?;
+        loop {
+            let mut ready = socket.readable().await?;
+            match wire::receive::<Report>(self.0.socket.as_fd(), RecvFlags::DONTWAIT) {
+                Ok(Some((report, _))) => self.take(report),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.host_gone();
+        Ok(())
+    }
+
+    fn take(&self, report: Report) {
+        match report {
+            Report::Fenced(fences) => self.state().fences = Some(fences),
+            Report::Started { id, ports } => {
+                if let Some(kept) = self.state().containers.get_mut(&id) {
+                    kept.snapshot.phase = Phase::Running;
+                    kept.snapshot.started = Some(jiff::Timestamp::now());
+                    kept.snapshot.ports = ports;
+                }
+            }
+            Report::Ended { id, code, message } => self.end(&id, code, message),
+        }
+        self.bump();
+    }
+
+    /// Records the end of a container, once its output is all in the log.
+    fn end(&self, id: &str, code: u8, message: Option<String>) {
+        let pump = self.state().containers.get_mut(id).and_then(|kept| kept.pump.take());
+        if let Some(pump) = pump {
+            let _ = pump.join();
+        }
+        if let Some(kept) = self.state().containers.get_mut(id) {
+            let code = if kept.killed { KILLED } else { code };
+            kept.snapshot.phase = Phase::Ended(Exit { code, at: jiff::Timestamp::now(), message });
+        }
+    }
+
+    /// The socket's end is the host's death or just before it.
+    fn host_gone(&self) {
+        self.kill_host();
+        let mut fds = [PollFd::new(&self.0.pidfd, PollFlags::IN)];
+        let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None));
+        let status = waitid(WaitId::PidFd(self.0.pidfd.as_fd()), WaitIdOptions::EXITED).ok().flatten();
+        let orphans: Vec<String> = {
+            let mut state = self.state();
+            state.host_gone = true;
+            let running = |kept: &Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
+            state.containers.iter().filter(|(_, k)| running(k)).map(|(id, _)| id.clone()).collect()
+        };
+        for id in orphans {
+            let (code, message) = match status.as_ref().and_then(|s| s.terminating_signal()) {
+                Some(signal) if signal == libc::SIGKILL => (KILLED, None),
+                Some(signal) => {
+                    let code = u8::try_from(128 + signal).unwrap_or(KILLED);
+                    (code, Some(format!("the engine broke down (signal {signal})")))
+                }
+                None => (KILLED, None),
+            };
+            self.end(&id, code, message);
+        }
+        self.bump();
+    }
+}
+
+fn pump(output: OwnedFd, bundle: PathBuf, attach: Attach) -> Result<std::thread::JoinHandle<()>, SandboxError> {
+    std::thread::Builder::new()
+        .name("log".into())
+        .stack_size(128 << 10)
+        .spawn(move || log::pump(output, &bundle, attach))
+        .map_err(system("start the log's thread"))
+}

@@ -1,0 +1,198 @@
+//! A container's log, in the format of Docker's `json-file` driver: one JSON object a line, with `log`, `stream` and
+//! `time`. The keeper writes it, so nothing is lost when the host dies.
+
+use crate::guest::stdio::{Channel, HEAD};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line<'a> {
+    /// The text, with its newline unless it is a piece of a longer line.
+    #[serde(borrow)]
+    pub log: Cow<'a, str>,
+    /// `stdout` or `stderr`.
+    #[serde(borrow)]
+    pub stream: Cow<'a, str>,
+    /// When it was complete.
+    pub time: jiff::Timestamp,
+}
+
+/// A line longer than this is written in pieces, as Docker does.
+const LONGEST: usize = 16 << 10;
+
+/// Where a container's output goes besides its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// Nowhere.
+    Detached,
+    /// To this process's own standard output and error.
+    Terminal,
+}
+
+/// The log's place in a bundle.
+#[must_use]
+pub fn place(bundle: &Path) -> PathBuf {
+    bundle.join("json.log")
+}
+
+/// The place of what the runtime has to say of the container.
+#[must_use]
+pub fn diagnostics_place(bundle: &Path) -> PathBuf {
+    bundle.join("diagnostics.log")
+}
+
+/// Moves everything from the pipe to the log, and to the terminal if wanted, until the other side is closed.
+pub(super) fn pump(pipe: OwnedFd, bundle: &Path, attach: Attach) {
+    let mut pipe = File::from(pipe);
+    let mut sink = Sink { log: None, bundle, attach, stdout: Vec::new(), stderr: Vec::new(), told: false };
+    let mut buffer = vec![0u8; 64 << 10];
+    let mut pending = Vec::new();
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                pending.extend_from_slice(buffer.get(..n).unwrap_or_default());
+                let taken = sink.frames(&pending);
+                pending.drain(..taken);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    sink.finish();
+}
+
+struct Sink<'a> {
+    log: Option<File>,
+    bundle: &'a Path,
+    attach: Attach,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    told: bool,
+}
+
+impl Sink<'_> {
+    /// Takes every whole frame and says how many bytes they were.
+    fn frames(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        let mut out = Vec::new();
+        while let Some(head) = bytes.get(taken..taken + HEAD) {
+            let &[channel, a, b, c, d] = head else { break };
+            let length = u32::from_le_bytes([a, b, c, d]) as usize;
+            let Some(body) = bytes.get(taken + HEAD..taken + HEAD + length) else { break };
+            taken += HEAD + length;
+            match Channel::from_byte(channel) {
+                Some(Channel::Diagnostic) => self.diagnostic(body),
+                Some(channel) => self.output(channel, body, &mut out),
+                None => {}
+            }
+        }
+        self.write(&out);
+        taken
+    }
+
+    fn output(&mut self, channel: Channel, body: &[u8], out: &mut Vec<u8>) {
+        if self.attach == Attach::Terminal {
+            // A terminal that is gone does not end the container; its log goes on.
+            let _ = match channel {
+                Channel::Stdout => io::stdout().lock().write_all(body).and_then(|()| io::stdout().lock().flush()),
+                _ => io::stderr().lock().write_all(body),
+            };
+        }
+        let (line, name) = match channel {
+            Channel::Stdout => (&mut self.stdout, "stdout"),
+            _ => (&mut self.stderr, "stderr"),
+        };
+        for piece in body.split_inclusive(|b| *b == b'\n') {
+            line.extend_from_slice(piece);
+            if line.ends_with(b"\n") || line.len() >= LONGEST {
+                record(line, name, out);
+                line.clear();
+            }
+        }
+    }
+
+    /// The first one is told on the terminal too: a denial that nobody sees looks like a broken program.
+    fn diagnostic(&mut self, body: &[u8]) {
+        if self.attach == Attach::Terminal && !self.told {
+            let _ = io::stderr().lock().write_all(&[b"sampan: ", body].concat());
+        }
+        self.told = true;
+        let mut line = format!("{} ", jiff::Timestamp::now()).into_bytes();
+        line.extend_from_slice(body);
+        let open = File::options().create(true).append(true).open(diagnostics_place(self.bundle));
+        let _ = open.and_then(|mut file| file.write_all(&line));
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.log.is_none() {
+            self.log = File::options().create(true).append(true).open(place(self.bundle)).ok();
+        }
+        if let Some(log) = &mut self.log {
+            // A full disk loses log lines, not the container.
+            let _ = log.write_all(bytes);
+        }
+    }
+
+    /// What was not ended by a newline is a line too.
+    fn finish(mut self) {
+        let mut out = Vec::new();
+        for (line, name) in [(std::mem::take(&mut self.stdout), "stdout"), (std::mem::take(&mut self.stderr), "stderr")]
+        {
+            if !line.is_empty() {
+                record(&line, name, &mut out);
+            }
+        }
+        self.write(&out);
+    }
+}
+
+fn record(line: &[u8], stream: &str, out: &mut Vec<u8>) {
+    let line = Line { log: String::from_utf8_lossy(line), stream: stream.into(), time: jiff::Timestamp::now() };
+    if serde_json::to_writer(&mut *out, &line).is_ok() {
+        out.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::stdio::Pipe;
+
+    #[test]
+    fn lines_of_both_streams_in_order_and_the_last_without_newline() {
+        let dir = crate::store::files::tests::temp_dir();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let pipe = Pipe::new(writer);
+        pipe.write(Channel::Stdout, b"one\ntw").unwrap();
+        pipe.write(Channel::Stderr, b"err\n").unwrap();
+        pipe.write(Channel::Stdout, b"o\nend").unwrap();
+        pipe.write(Channel::Diagnostic, b"bind denied\n").unwrap();
+        drop(pipe);
+        pump(reader, &dir, Attach::Detached);
+        let text = std::fs::read_to_string(place(&dir)).unwrap();
+        let lines: Vec<Line<'_>> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let pairs: Vec<_> = lines.iter().map(|l| (&*l.stream, &*l.log)).collect();
+        assert_eq!(pairs, [("stdout", "one\n"), ("stderr", "err\n"), ("stdout", "two\n"), ("stdout", "end")]);
+        assert!(std::fs::read_to_string(diagnostics_place(&dir)).unwrap().contains("bind denied"));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_frame_may_arrive_in_pieces() {
+        let dir = crate::store::files::tests::temp_dir();
+        let mut sink =
+            Sink { log: None, bundle: &dir, attach: Attach::Detached, stdout: vec![], stderr: vec![], told: false };
+        assert_eq!(sink.frames(b"\x01\x03\0\0\0ab"), 0);
+        assert_eq!(sink.frames(b"\x01\x03\0\0\0ab\n\x02"), 8);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

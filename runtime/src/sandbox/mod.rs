@@ -1,0 +1,164 @@
+//! The sandbox: two processes from one fork that run the containers of one pod, or one container that stands alone.
+//!
+//! The **keeper** (this side of the fork; for a foreground `run` the command itself) is small and has no engine: it
+//! holds mounts, logs, the record of what ended how. The **host** has the engine and the guests, behind the fences.
+
+pub mod fence;
+mod host;
+mod keeper;
+pub mod log;
+mod seccomp;
+mod wire;
+
+pub use fence::{Fence, Fences};
+pub use keeper::{Exit, Keeper, Phase, Snapshot};
+pub use log::Attach;
+
+use crate::grants::{Grants, Protocol};
+use crate::guest::code::Code;
+use crate::network::reserve::{PortInUse, reserve};
+use crate::rootfs::{self, RootfsError};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// A sandbox or a container in it that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A port.
+    #[error(transparent)]
+    Port(#[from] PortInUse),
+    /// The tree.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// The system.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The host process is gone.
+    #[error("the sandbox is gone")]
+    Gone,
+    /// No such container in this sandbox.
+    #[error("no container {0} in this sandbox")]
+    NoContainer(String),
+    /// Not in this state of the container.
+    #[error("container {id} is {phase}, so it cannot be {wanted}")]
+    Phase {
+        /// Which one.
+        id: String,
+        /// What it is.
+        phase: &'static str,
+        /// What was asked.
+        wanted: &'static str,
+    },
+}
+
+fn system<E: Into<std::io::Error>>(action: &'static str) -> impl FnOnce(E) -> SandboxError {
+    move |e| SandboxError::System { action, source: e.into() }
+}
+
+/// A container that is to run.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its id.
+    pub id: String,
+    /// Its bundle: the writable layer and the log lie there.
+    pub bundle: PathBuf,
+    /// What it is granted.
+    pub grants: Grants,
+    /// Its program.
+    pub code: Code,
+    /// Its standard input, when the grants have one.
+    pub input: Option<OwnedFd>,
+    /// Where its output goes besides the log.
+    pub attach: Attach,
+}
+
+/// Makes a sandbox around one container and starts it. `place` is a directory of its own in the run directory.
+///
+/// To be called while this process has one thread: it enters namespaces and forks. The host process never returns
+/// from here.
+///
+/// # Errors
+/// When a port is in use, a mount fails, or the system refuses; then nothing is left.
+pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
+    let reserved = reserve(entry.grants.network, &entry.grants.published)?;
+    let low_ports = entry.grants.published.iter().any(|p| p.host.port() > 0 && p.host.port() < 1024)
+        || (entry.grants.network == crate::grants::Network::Host
+            && entry.grants.ports().iter().any(|p| p.number < 1024 && p.protocol == Protocol::Tcp));
+    let trees = place.join("trees");
+    let tree = trees.join(short(&entry.id));
+    std::fs::create_dir_all(&tree).map_err(system("make the sandbox's directory"))?;
+    let namespaces = fence::enter_namespaces();
+    let preopens = match &namespaces {
+        Ok(n) => vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, n.rootless)?],
+        Err(_) => rootfs::fallback(&entry.grants, &entry.bundle)?,
+    };
+    let mut visible: Vec<PathBuf> = vec![trees];
+    if namespaces.is_err() {
+        visible.extend(preopens.iter().map(|p| p.host.clone()));
+    }
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(system("make the control socket"))?;
+    let (output, writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
+    let Entry { id, bundle, grants, code, input, attach } = entry;
+    let digest = code.digest;
+    let launch = host::Launch {
+        id: id.clone(),
+        grants,
+        preopens,
+        description: code.description,
+        code: code.file,
+        output: writer,
+        input,
+        reserved,
+    };
+    // SAFETY: this process has one thread, so the child may go on as its parent would.
+    match unsafe { libc::fork() } {
+        -1 => Err(system("fork the host process")(std::io::Error::last_os_error())),
+        0 => {
+            drop((ours, output));
+            let visible: Vec<&Path> = visible.iter().map(PathBuf::as_path).collect();
+            host::run(theirs, Some(launch), &namespaces, &visible, low_ports)
+        }
+        pid => {
+            drop((launch, theirs));
+            Keeper::new(place, pid, ours, namespaces.map(|n| n.rootless).ok(), (id, bundle, digest, output, attach))
+        }
+    }
+}
+
+fn short(id: &str) -> &str {
+    crate::container::id::short(id)
+}
+
+/// Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The user.
+    pub uid: u32,
+}
+
+impl Peer {
+    /// Whether the peer may control our sandboxes: root, or the user that we are.
+    #[must_use]
+    pub fn is_trusted(self) -> bool {
+        self.uid == 0
+            || self.uid == rustix::process::geteuid().as_raw()
+            || self.uid == rustix::process::getuid().as_raw()
+    }
+}
+
+/// Looks at the other end of a Unix socket.
+///
+/// # Errors
+/// When it is no such socket.
+pub fn peer_of(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<Peer> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok(Peer { uid: credentials.uid.as_raw() })
+}

@@ -1,0 +1,122 @@
+//! What keeper and host say to each other: JSON messages on a socket pair, one a packet, with descriptors beside them.
+
+use super::fence::Fences;
+use crate::grants::{Port, Publish};
+use crate::guest::Description;
+use crate::rootfs::Preopen;
+use oci_spec::runtime::Spec;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// From the keeper to the host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Run one more container; its code, its output pipe, its input if it has one and its reserved ports come along as
+    /// descriptors, in this order.
+    Run(Box<RunOrder>),
+    /// Ask a container to end in its own time.
+    Stop(String),
+    /// End a container at once.
+    Kill(String),
+}
+
+/// What a container that joins a running sandbox is made of.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RunOrder {
+    pub id: String,
+    pub spec: Spec,
+    pub preopens: Vec<Preopen>,
+    pub description: Description,
+    pub reserved: Vec<(Publish, SocketAddr)>,
+}
+
+/// From the host to the keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The fences have been raised.
+    Fenced(Fences),
+    /// A guest's first instruction is next; where the host listens for its ports.
+    Started { id: String, ports: Vec<(Port, SocketAddr)> },
+    /// A guest has ended.
+    Ended { id: String, code: u8, message: Option<String> },
+}
+
+const MOST_BYTES: usize = 1 << 20;
+const MOST_DESCRIPTORS: usize = 64;
+
+/// Sends one message.
+pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::other("too many descriptors for one message"));
+    }
+    rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// Receives one message; `None` when the other side is gone.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    flags: RecvFlags,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; 4096];
+    // A packet tells its length before it is taken (MSG_PEEK with MSG_TRUNC), so that the usual small one costs little.
+    let length = rustix::io::retry_on_intr(|| {
+        recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut RecvAncillaryBuffer::default(),
+            flags | RecvFlags::PEEK | RecvFlags::TRUNC,
+        )
+    })?
+    .bytes;
+    if length == 0 {
+        return Ok(None);
+    }
+    bytes.resize(length.min(MOST_BYTES), 0);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags | RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    let message = serde_json::from_slice(bytes.get(..received.bytes).unwrap_or_default())?;
+    Ok(Some((message, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_message_and_its_descriptors_arrive_together() {
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let long = "x".repeat(10_000);
+        send(a.as_fd(), &Order::Stop(long.clone()), &[file.as_fd()]).unwrap();
+        send(a.as_fd(), &Order::Kill("b".into()), &[]).unwrap();
+        let (first, fds) = receive::<Order>(b.as_fd(), RecvFlags::empty()).unwrap().unwrap();
+        assert!(matches!(first, Order::Stop(text) if text == long));
+        assert_eq!(fds.len(), 1);
+        assert!(matches!(receive::<Order>(b.as_fd(), RecvFlags::empty()).unwrap().unwrap().0, Order::Kill(_)));
+        drop(a);
+        assert!(receive::<Order>(b.as_fd(), RecvFlags::empty()).unwrap().is_none());
+    }
+}

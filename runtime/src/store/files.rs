@@ -1,0 +1,169 @@
+//! Files that matter: written beside their place and renamed, so that a reader sees the old or the new, never half.
+
+use super::{Result, StoreError};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Whether a file must survive a power cut. Flushing costs about 0.2 ms, so run state goes without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The file and its name are on the disk when the call returns.
+    Flushed,
+    /// The file is whole for every reader, and may be gone after a power cut.
+    Buffered,
+}
+
+/// Replaces `path` by `bytes` in one step.
+///
+/// # Errors
+/// When the directory cannot be written; then nothing has changed.
+pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let beside = path.with_file_name(format!(".{name}.{}.{n}", std::process::id()));
+    let fill = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        if durability == Durability::Flushed {
+            file.sync_all()?;
+        }
+        std::fs::rename(&beside, path)?;
+        if durability == Durability::Flushed
+            && let Some(dir) = path.parent()
+        {
+            std::fs::File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    };
+    fill().map_err(|e| {
+        let _ = std::fs::remove_file(&beside);
+        StoreError::io("write", path)(e)
+    })
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(StoreError::io("read", path))
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// When it cannot be read, or is not the JSON that was expected.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = read(path)?;
+    serde_json::from_slice(&bytes).map_err(|e| StoreError::Damaged { path: path.to_owned(), reason: e.to_string() })
+}
+
+/// Replaces `path` by `value` as JSON.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_json<T: serde::Serialize>(path: &Path, value: &T, durability: Durability) -> Result<()> {
+    let bytes = serde_json::to_vec(value).map_err(|e| StoreError::Damaged {
+        path: path.to_owned(),
+        reason: format!("cannot be written as JSON: {e}"),
+    })?;
+    write(path, &bytes, durability)
+}
+
+/// Makes a directory and its parents, open to all readers as the process's umask says.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_dir(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(StoreError::io("create", path))
+}
+
+/// Makes a directory that only its owner may enter; one that is there already must be ours.
+///
+/// # Errors
+/// When it cannot be made, or belongs to another user.
+pub fn make_private_dir(path: &Path) -> Result<()> {
+    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(e) => return Err(StoreError::io("create", path)(e)),
+    }
+    let meta = std::fs::symlink_metadata(path).map_err(StoreError::io("look at", path))?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(StoreError::Damaged {
+            path: path.to_owned(),
+            reason: format!("it belongs to user {}, not to the user who runs sampan", meta.uid()),
+        });
+    }
+    Ok(())
+}
+
+/// Removes a directory tree, also one that holds directories without permissions (an overlay's work directory).
+/// Nothing there is a success.
+///
+/// # Errors
+/// When something in it cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    let gone = |r: std::io::Result<()>| match r {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    match gone(std::fs::remove_dir_all(path)) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            open_up(path);
+            gone(std::fs::remove_dir_all(path)).map_err(StoreError::io("remove", path))
+        }
+        other => other.map_err(StoreError::io("remove", path)),
+    }
+}
+
+/// Gives the owner every right on the directories below `path`.
+fn open_up(path: &Path) {
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            open_up(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A fresh directory for one test.
+    pub(crate) fn temp_dir() -> std::path::PathBuf {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("sampan-unit-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_beside_it() {
+        let dir = temp_dir();
+        let path = dir.join("f");
+        write(&path, b"old", Durability::Flushed).unwrap();
+        // A directory cannot be replaced by a file: the rename fails after the bytes were written.
+        let sub = dir.join("d");
+        std::fs::create_dir(&sub).unwrap();
+        assert!(write(&sub, b"new", Durability::Buffered).is_err());
+        assert_eq!(read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_tree_with_a_closed_directory_is_removed() {
+        let dir = temp_dir();
+        let closed = dir.join("work/work");
+        std::fs::create_dir_all(&closed).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        remove_tree(&dir).unwrap();
+        assert!(!dir.exists());
+        remove_tree(&dir).unwrap();
+    }
+}

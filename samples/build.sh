@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# Builds the sample guests: `./build.sh [NAME…]`, all of them without a name. `--list` prints the names.
+#
+# A guest is kept outside the clone, under the hash of all that goes into it: its sources, its recipe below and the
+# versions that the two pin. One that did not change is copied from there and needs no toolchain at all.
+set -euo pipefail
+export LC_ALL=C
+
+cache=$(realpath -m "${SAMPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan}")
+cd "$(dirname "${BASH_SOURCE[0]}")"
+readonly guests=$cache/guests target=$cache/target tools=$cache/tools
+readonly names=(hello probe probe-component c go web tcp p3 web3 python quickjs)
+
+# The recipe of each guest: `make_` and the first word is the function that follows it, the rest is what that is told.
+recipe() {
+    case $1 in
+        hello | probe) echo "rust $1 module" ;;
+        probe-component) echo "rust probe command component" ;;
+        tcp) echo "rust $1 command" ;;
+        web) echo "rust $1 proxy" ;;
+        p3 | web3) echo "rust $1 reactor" ;;
+        c | go | python | quickjs) echo "$1" ;;
+        *) fail "there is no sample $1, only: ${names[*]}" ;;
+    esac
+}
+
+# What a recipe reads beside itself.
+sources() {
+    case $1 in
+        rust) echo "Cargo.toml Cargo.lock componentize/Cargo.toml componentize/Cargo.lock componentize/src $2" ;;
+        # The interface definitions come out of a crate that the Rust guests use.
+        python) echo "Cargo.lock python" ;;
+        *) echo "$1" ;;
+    esac
+}
+
+# make_rust OUT CRATE ADAPTER [FEATURE]: a WASI 0.1 module; a component unless the adapter is called `module`.
+make_rust() {
+    local out=$1 crate=$2 adapter=$3 feature=${4:-} cargo=(cargo)
+    # A guest tells the names of its source files. That of the home directory they lie in need not be among them.
+    local flags="'--remap-path-prefix', '$HOME=~'"
+    if ! has_rust_target; then
+        # Debian ships the compiler, the C library and the source of the standard library, which is built on the way.
+        flags+=", '-L', 'native=/usr/lib/wasm32-wasi'"
+        cargo=(env PATH=/usr/bin:/bin RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 cargo
+            "-Zbuild-std=std,panic_abort" -Zbuild-std-features= --config "target.wasm32-wasip1.linker='wasm-ld-19'")
+    fi
+    "${cargo[@]}" --config "target.wasm32-wasip1.rustflags=[$flags]" build --quiet --release --locked \
+        --target wasm32-wasip1 --target-dir "$target/guests" --package "$crate" --features "$feature"
+    local module=$target/guests/wasm32-wasip1/release/$crate.wasm
+    if [[ $adapter == module ]]; then
+        cp "$module" "$out"
+    else
+        cargo install --quiet --locked --path componentize --root "$tools" --target-dir "$target/componentize"
+        "$tools/bin/componentize" "$module" --adapter "$adapter" -o "$out"
+    fi
+}
+
+make_c() {
+    clang-19 --target=wasm32-wasi --sysroot=/usr -Os -s -Wall -Wextra -o "$1" c/wc.c
+}
+
+make_go() {
+    GOOS=wasip1 GOARCH=wasm go build -C go -trimpath -buildvcs=false -ldflags='-s -w' -o "$1" .
+}
+
+# The interpreter runs while it is built, and its state is what the component starts from.
+make_python() {
+    local version=0.25.1
+    local venv=$tools/componentize-py-$version
+    if [[ ! -x $venv/bin/componentize-py ]]; then
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check "componentize-py==$version"
+    fi
+    # A copy, since Python leaves its caches beside the sources.
+    local work=${1%.wasm}
+    mkdir "$work"
+    cp python/*.py "$work"
+    # Without VIRTUAL_ENV it would look for packages in the Python of this machine.
+    VIRTUAL_ENV=$venv "$venv/bin/componentize-py" --quiet \
+        --wit-path "$(crate . wasip2)/wit" --world wasi:cli/command@0.2.12 \
+        componentize --python-path "$work" interpreter --output "$1"
+}
+
+make_quickjs() {
+    local source
+    source=$(crate quickjs rquickjs-sys)/quickjs
+    clang-19 --target=wasm32-wasi --sysroot=/usr -O2 -s -w -Wl,-z,stack-size=1048576,--stack-first \
+        -D_GNU_SOURCE -D_WASI_EMULATED_PROCESS_CLOCKS -D_WASI_EMULATED_SIGNAL -I "$source" \
+        -ffile-prefix-map="$source=quickjs" \
+        "$source"/{quickjs,libregexp,libunicode,dtoa,quickjs-libc,qjs,gen/repl,gen/standalone}.c \
+        -lwasi-emulated-process-clocks -lwasi-emulated-signal -o "$1"
+}
+
+# crate DIRECTORY NAME: where cargo keeps the sources of a crate that the package in the directory uses.
+crate() {
+    local manifest
+    manifest=$(cargo metadata --locked --format-version 1 --manifest-path "$1/Cargo.toml" |
+        grep -o "\"manifest_path\":\"[^\"]*/$2-[0-9][^\"]*/Cargo.toml\"" | cut -d '"' -f 4)
+    dirname "$manifest"
+}
+
+# Whether the Rust compiler at hand has a standard library for WASI.
+has_rust_target() {
+    local libraries
+    libraries=$(rustc --print target-libdir --target wasm32-wasip1 2>/dev/null) && [[ -d $libraries ]]
+}
+
+# The Debian packages that a recipe asks for.
+packages() {
+    case $1 in
+        rust) has_rust_target || echo rustc-web cargo-web rust-web-src lld-19 wasi-libc ;;
+        c | quickjs) echo clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32 ;;
+        python) python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv ;;
+        go) command -v go >/dev/null || echo golang-go ;;
+    esac
+}
+
+# Installs what the recipes ask for and is not there; without the right to, says how and gives up.
+install_packages() {
+    if ((EUID)) && [[ " $* " == *" rust "* ]] && ! has_rust_target && command -v rustup >/dev/null; then
+        fail "first run: rustup target add wasm32-wasip1"
+    fi
+    local missing=() family package
+    for package in $(for family in "$@"; do packages "$family"; done | tr ' ' '\n' | sort -u); do
+        [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ii* ]] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    local install=(apt-get install --yes --no-install-recommends "${missing[@]}")
+    ((EUID == 0)) || fail "first run: sudo ${install[*]}"
+    say "installing ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${install[@]}" -qq >/dev/null
+}
+
+# The file in the cache that holds this guest as it is now.
+cached() {
+    local recipe hash
+    recipe=$(recipe "$1")
+    # Lists of words both, so not quoted.
+    # shellcheck disable=SC2046,SC2086
+    hash=$({
+        echo "$recipe"
+        declare -f "make_${recipe%% *}"
+        find $(sources $recipe) -type f ! -name '*.wasm' ! -name Dockerfile -print0 | sort -z | xargs -0 sha256sum
+    } | sha256sum)
+    echo "$guests/$1-${hash:0:16}.wasm"
+}
+
+# Puts a guest from the cache in its place, unless it is there already: others may be reading it.
+place() {
+    local file=$1/$1.wasm
+    cmp -s "$2" "$file" && return
+    cp "$2" "$file.$$" && mv -f "$file.$$" "$file"
+}
+
+# Takes a guest from the cache, if it is there.
+take() {
+    local file
+    file=$(cached "$1")
+    [[ -e $file ]] && place "$1" "$file" && say "$1  cached"
+}
+
+# Builds a guest into the cache.
+build() {
+    local start=${EPOCHREALTIME/./} work recipe
+    work=$(mktemp -d "$guests/work.XXXXXX")
+    # In a shell of its own, so that what is left of it goes away however it ends.
+    (
+        trap 'rm -rf "$work"' EXIT
+        recipe=$(recipe "$1")
+        # shellcheck disable=SC2086 # a list of words
+        "make_${recipe%% *}" "$work/guest.wasm" ${recipe#"${recipe%% *}"}
+        chmod 644 "$work/guest.wasm"
+        mv "$work/guest.wasm" "$2"
+    )
+    # What nobody has built for a month is of no branch that is worked on.
+    find "$guests" -name "$1-????????????????.wasm" -mtime +30 -delete
+    local tenths=$(((${EPOCHREALTIME/./} - start) / 100000))
+    say "$1  built in $((tenths / 10)).$((tenths % 10)) s, $(($(stat -c %s "$2") / 1024)) KB"
+}
+
+say() {
+    echo "$*" >&2
+}
+
+fail() {
+    say "build.sh: $*"
+    exit 1
+}
+
+main() {
+    local wanted=("$@") name todo=() families=()
+    case ${1:-} in
+        --list) printf '%s\n' "${names[@]}" && return ;;
+        '') wanted=("${names[@]}") ;;
+    esac
+    mkdir -p "$guests"
+    for name in "${wanted[@]}"; do
+        recipe "$name" >/dev/null
+        take "$name" && continue
+        todo+=("$name")
+        families+=("$(recipe "$name" | cut -d ' ' -f 1)")
+    done
+    ((${#todo[@]})) || return 0
+
+    # One build at a time: they share target directories, and the machine.
+    exec 9>"$guests/lock"
+    flock 9
+    install_packages "${families[@]}"
+    for name in "${todo[@]}"; do
+        # Another may have built it while we waited.
+        take "$name" && continue
+        build "$name" "$(cached "$name")"
+        place "$name" "$(cached "$name")"
+    done
+}
+
+main "$@"

@@ -1,0 +1,3 @@
+module sampan/samples/go
+
+go 1.22

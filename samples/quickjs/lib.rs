@@ -1,0 +1,1 @@
+//! Nothing. A package must have some target.

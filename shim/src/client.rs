@@ -1,0 +1,76 @@
+//! Speaking to a running sandbox.
+
+use containerd_shim_protos::api::{KillRequest, WaitRequest};
+use containerd_shim_protos::shim_async::TaskClient;
+use std::path::Path;
+use std::time::Duration;
+use ttrpc::asynchronous::Client;
+use ttrpc::context;
+
+/// What a sandbox that was asked did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers at the socket.
+    #[error("cannot reach the sandbox at {socket}: {source}")]
+    Connect {
+        /// The control socket.
+        socket: String,
+        /// What went wrong.
+        source: ttrpc::Error,
+    },
+    /// The sandbox refused, or went away.
+    #[error("the sandbox refused to {what}: {source}")]
+    Call {
+        /// What was asked.
+        what: &'static str,
+        /// What it said.
+        source: ttrpc::Error,
+    },
+}
+
+/// A connection to a sandbox's control socket.
+#[derive(Clone)]
+pub struct SandboxClient {
+    task: TaskClient,
+}
+
+impl std::fmt::Debug for SandboxClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SandboxClient").finish_non_exhaustive()
+    }
+}
+
+impl SandboxClient {
+    /// Connects to the control socket.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let address = format!("unix://{}", socket.display());
+        let client = Client::connect(&address)
+            .await
+            .map_err(|source| ClientError::Connect { socket: socket.display().to_string(), source })?;
+        Ok(Self { task: TaskClient::new(client) })
+    }
+
+    /// Sends a signal's meaning to a container.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn kill(&self, id: &str, signal: u32) -> Result<(), ClientError> {
+        let request = KillRequest { id: id.to_owned(), signal, ..KillRequest::default() };
+        let answer = self.task.kill(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "send a signal", source })
+    }
+
+    /// Waits for a container's end and returns its exit code.
+    ///
+    /// # Errors
+    /// When the sandbox goes away without an answer.
+    pub async fn wait(&self, id: &str) -> Result<u8, ClientError> {
+        let request = WaitRequest { id: id.to_owned(), ..WaitRequest::default() };
+        let answer = self.task.wait(context::Context::default(), &request).await;
+        let answer = answer.map_err(|source| ClientError::Call { what: "wait", source })?;
+        Ok(u8::try_from(answer.exit_status).unwrap_or(u8::MAX))
+    }
+}

@@ -1,0 +1,60 @@
+//! `sampan.v1`: what the Task API lacks.
+
+use crate::generated::sandbox::{
+    Container, Fence as FenceMessage, InspectRequest, InspectResponse, Port, VersionRequest, VersionResponse,
+};
+use crate::generated::sandbox_ttrpc::{Sandbox, create_sandbox};
+use crate::server::Busy;
+use async_trait::async_trait;
+use sampan_runtime::sandbox::{Fence, Keeper};
+use std::collections::HashMap;
+use std::sync::Arc;
+use ttrpc::Result;
+use ttrpc::asynchronous::{Service as Methods, TtrpcContext as Context};
+
+struct SideService {
+    keeper: Keeper,
+    busy: Busy,
+}
+
+/// The service under its name.
+pub(crate) fn services(keeper: Keeper, busy: &Busy) -> HashMap<String, Methods> {
+    create_sandbox(Arc::new(SideService { keeper, busy: busy.clone() }))
+}
+
+#[async_trait]
+impl Sandbox for SideService {
+    async fn version(&self, _: &Context, _: VersionRequest) -> Result<VersionResponse> {
+        let _call = self.busy.call();
+        let program = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(VersionResponse { service: 1, program, ..VersionResponse::default() })
+    }
+
+    async fn inspect(&self, _: &Context, _: InspectRequest) -> Result<InspectResponse> {
+        let _call = self.busy.call();
+        let containers = self.keeper.containers().into_iter().filter_map(|id| {
+            let snapshot = self.keeper.look(&id).ok()?;
+            let ports = snapshot.ports.iter().map(|(port, host)| Port {
+                container: port.to_string(),
+                host: host.to_string(),
+                ..Port::default()
+            });
+            let (phase, ports) = (snapshot.phase.word().to_owned(), ports.collect());
+            Some(Container { id, phase, ports, ..Container::default() })
+        });
+        let fences = self.keeper.fences().map(|fences| fences.named()).unwrap_or_default();
+        let fences = fences.into_iter().map(|(name, fence)| {
+            let (stands, detail) = match fence {
+                Fence::Stands(detail) => (true, detail),
+                Fence::Missing(reason) => (false, reason),
+            };
+            FenceMessage { name: name.to_owned(), stands, detail, ..FenceMessage::default() }
+        });
+        Ok(InspectResponse {
+            pid: self.keeper.host_pid(),
+            containers: containers.collect(),
+            fences: fences.collect(),
+            ..InspectResponse::default()
+        })
+    }
+}

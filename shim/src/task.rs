@@ -1,0 +1,206 @@
+//! containerd's Task API (`containerd.task.v2.Task`, and `v3.Task`, whose messages are the same).
+
+use crate::server::Busy;
+use async_trait::async_trait;
+use containerd_shim_protos::api::{
+    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
+    KillRequest, PidsRequest, PidsResponse, ProcessInfo, ShutdownRequest, StartRequest, StartResponse, StateRequest,
+    StateResponse, Status, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::shim_async::{Task, create_task};
+use sampan_runtime::container::locate_program;
+use sampan_runtime::grants::Grants;
+use sampan_runtime::guest::code;
+use sampan_runtime::sandbox::{Attach, Entry, Exit, Keeper, Phase, SandboxError, Snapshot};
+use sampan_runtime::store::{Store, files};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use ttrpc::asynchronous::{Service as Methods, TtrpcContext as Context};
+use ttrpc::{Code, Error, Result};
+
+struct TaskService {
+    keeper: Keeper,
+    store: Store,
+    busy: Busy,
+}
+
+/// The service under both of its names.
+pub(crate) fn services(keeper: &Keeper, store: &Store, busy: &Busy) -> HashMap<String, Methods> {
+    let service = Arc::new(TaskService { keeper: keeper.clone(), store: store.clone(), busy: busy.clone() });
+    let v3 = create_task(Arc::clone(&service) as Arc<dyn Task + Send + Sync>);
+    let v2 = create_task(service as Arc<dyn Task + Send + Sync>);
+    v3.into_iter().chain(v2.into_iter().map(|(name, methods)| (name.replace(".v3.", ".v2."), methods))).collect()
+}
+
+fn refuse(code: Code, message: impl Into<String>) -> Error {
+    Error::RpcStatus(ttrpc::get_status(code, message.into()))
+}
+
+fn of_sandbox(error: SandboxError) -> Error {
+    let code = match &error {
+        SandboxError::NoContainer(_) => Code::NOT_FOUND,
+        SandboxError::Phase { .. } => Code::FAILED_PRECONDITION,
+        SandboxError::Gone => Code::UNAVAILABLE,
+        _ => Code::INTERNAL,
+    };
+    refuse(code, error.to_string())
+}
+
+fn no_exec(exec_id: &str) -> Result<()> {
+    if exec_id.is_empty() { Ok(()) } else { Err(refuse(Code::NOT_FOUND, format!("no process {exec_id}"))) }
+}
+
+fn time(at: jiff::Timestamp) -> Timestamp {
+    Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond(), ..Timestamp::default() }
+}
+
+fn exit_of(snapshot: &Snapshot) -> Option<&Exit> {
+    match &snapshot.phase {
+        Phase::Ended(exit) => Some(exit),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl Task for TaskService {
+    async fn state(&self, _: &Context, request: StateRequest) -> Result<StateResponse> {
+        let _call = self.busy.call();
+        no_exec(&request.exec_id)?;
+        let snapshot = self.keeper.look(&request.id).map_err(of_sandbox)?;
+        let status = match snapshot.phase {
+            Phase::Created => Status::CREATED,
+            Phase::Starting | Phase::Running => Status::RUNNING,
+            Phase::Ended(_) => Status::STOPPED,
+        };
+        let exit = exit_of(&snapshot);
+        Ok(StateResponse {
+            id: request.id,
+            bundle: snapshot.bundle.to_string_lossy().into_owned(),
+            pid: snapshot.pid,
+            status: status.into(),
+            exit_status: exit.map_or(0, |e| e.code.into()),
+            exited_at: exit.map(|e| time(e.at)).into(),
+            ..StateResponse::default()
+        })
+    }
+
+    /// Adds a container to this sandbox from a bundle. Its output goes to the bundle's log.
+    async fn create(&self, _: &Context, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
+        let _call = self.busy.call();
+        if request.terminal || !request.stdout.is_empty() || !request.stderr.is_empty() || !request.stdin.is_empty() {
+            return Err(refuse(
+                Code::UNIMPLEMENTED,
+                "streams by fifo and terminals are not supported yet: leave stdin, stdout and stderr empty, and read the bundle's log",
+            ));
+        }
+        if !request.rootfs.is_empty() {
+            return Err(refuse(
+                Code::UNIMPLEMENTED,
+                "mounting a rootfs is not supported yet: hand over a bundle with a ready one",
+            ));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        let invalid = |e: String| refuse(Code::INVALID_ARGUMENT, e);
+        let spec = files::read_json(&bundle.join("config.json")).map_err(|e| invalid(e.to_string()))?;
+        let grants = Grants::from_spec(&spec).map_err(|e| invalid(e.to_string()))?;
+        if grants.stdin {
+            return Err(refuse(Code::UNIMPLEMENTED, "an open standard input is not supported yet in a shared sandbox"));
+        }
+        sampan_runtime::rootfs::make_writable_layer(&bundle).map_err(|e| invalid(e.to_string()))?;
+        let program = locate_program(&bundle, &grants).map_err(|e| invalid(e.to_string()))?;
+        let code = code::prepare(&self.store, &program).map_err(|e| invalid(e.to_string()))?;
+        let entry = Entry { id: request.id, bundle, grants, code, input: None, attach: Attach::Detached };
+        self.keeper.create(entry).map_err(of_sandbox)?;
+        Ok(CreateTaskResponse { pid: self.keeper.host_pid(), ..CreateTaskResponse::default() })
+    }
+
+    async fn start(&self, _: &Context, request: StartRequest) -> Result<StartResponse> {
+        let _call = self.busy.call();
+        no_exec(&request.exec_id)?;
+        self.keeper.start(&request.id).map_err(of_sandbox)?;
+        let snapshot = self.keeper.started(&request.id).await.map_err(of_sandbox)?;
+        if let Some(Exit { message: Some(message), .. }) = exit_of(&snapshot)
+            && snapshot.started.is_none()
+        {
+            return Err(refuse(Code::FAILED_PRECONDITION, message.clone()));
+        }
+        Ok(StartResponse { pid: snapshot.pid, ..StartResponse::default() })
+    }
+
+    async fn delete(&self, _: &Context, request: DeleteRequest) -> Result<DeleteResponse> {
+        let _call = self.busy.call();
+        no_exec(&request.exec_id)?;
+        let snapshot = self.keeper.delete(&request.id).map_err(of_sandbox)?;
+        let exit = exit_of(&snapshot);
+        Ok(DeleteResponse {
+            pid: snapshot.pid,
+            exit_status: exit.map_or(0, |e| e.code.into()),
+            exited_at: exit.map(|e| time(e.at)).into(),
+            ..DeleteResponse::default()
+        })
+    }
+
+    async fn pids(&self, _: &Context, request: PidsRequest) -> Result<PidsResponse> {
+        let _call = self.busy.call();
+        let snapshot = self.keeper.look(&request.id).map_err(of_sandbox)?;
+        let processes = vec![ProcessInfo { pid: snapshot.pid, ..ProcessInfo::default() }];
+        Ok(PidsResponse { processes, ..PidsResponse::default() })
+    }
+
+    /// WASI has no signals: SIGKILL ends at once, the signals that ask a program to end do so gently, others have no
+    /// meaning for a guest.
+    async fn kill(&self, _: &Context, request: KillRequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        no_exec(&request.exec_id)?;
+        // SIGHUP 1, SIGINT 2, SIGQUIT 3, SIGKILL 9, SIGTERM 15 (signal(7)).
+        match request.signal {
+            0 => self.keeper.look(&request.id).map(drop),
+            9 => self.keeper.kill(&request.id),
+            1 | 2 | 3 | 15 => self.keeper.stop(&request.id),
+            other => {
+                let words = format!(
+                    "signal {other} has no meaning for a Wasm program: SIGTERM and SIGKILL (and HUP, INT, QUIT) have"
+                );
+                return Err(refuse(Code::INVALID_ARGUMENT, words));
+            }
+        }
+        .map_err(of_sandbox)?;
+        Ok(Empty::default())
+    }
+
+    async fn wait(&self, _: &Context, request: WaitRequest) -> Result<WaitResponse> {
+        let _call = self.busy.call();
+        no_exec(&request.exec_id)?;
+        let snapshot = self.keeper.wait(&request.id).await.map_err(of_sandbox)?;
+        let exit = exit_of(&snapshot);
+        Ok(WaitResponse {
+            exit_status: exit.map_or(0, |e| e.code.into()),
+            exited_at: exit.map(|e| time(e.at)).into(),
+            ..WaitResponse::default()
+        })
+    }
+
+    async fn connect(&self, _: &Context, _: ConnectRequest) -> Result<ConnectResponse> {
+        let _call = self.busy.call();
+        let pid = self.keeper.host_pid();
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: pid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..ConnectResponse::default()
+        })
+    }
+
+    /// Ends the sandbox when nothing runs in it any more.
+    async fn shutdown(&self, _: &Context, request: ShutdownRequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        let running =
+            |id: &String| self.keeper.look(id).is_ok_and(|s| matches!(s.phase, Phase::Starting | Phase::Running));
+        if request.now || !self.keeper.containers().iter().any(running) {
+            self.keeper.kill_host();
+        }
+        Ok(Empty::default())
+    }
+}
