@@ -44,9 +44,6 @@ pub fn attached(store: &Store, container: Container) -> Result<u8> {
     }
 }
 
-/// How long a foreground container runs before its control socket opens: most commands are over by then.
-const SOCKET_DELAY: Duration = Duration::from_millis(2);
-
 struct Foreground<'a> {
     store: &'a Store,
     id: String,
@@ -57,10 +54,11 @@ struct Foreground<'a> {
 }
 
 impl Front for Foreground<'_> {
+    const PATIENCE: Duration = Duration::from_millis(2);
+
     async fn serve(&mut self, keeper: Keeper, socket: &Path) {
         let signals = self.signals.forward(keeper.clone(), &self.id, self.grace);
         let serve = async {
-            tokio::time::sleep(SOCKET_DELAY).await;
             match Serving::open(keeper, self.store, socket).await {
                 Ok(serving) => self.serving = Some(serving),
                 Err(error) => eprintln!("sampan: this container cannot be stopped from elsewhere: {error}"),
@@ -207,6 +205,8 @@ impl Background<'_> {
 }
 
 impl Front for Background<'_> {
+    const PATIENCE: Duration = Duration::ZERO;
+
     async fn serve(&mut self, keeper: Keeper, socket: &Path) {
         match Serving::open(keeper.clone(), self.store, socket).await {
             Ok(serving) => {

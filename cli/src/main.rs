@@ -22,6 +22,7 @@ struct Entry {
 }
 
 /// What every command gets.
+#[derive(Debug)]
 pub struct Context {
     root: Option<PathBuf>,
 }

@@ -173,7 +173,7 @@ impl Task for TaskService {
     async fn wait(&self, _: &Context, request: WaitRequest) -> Result<WaitResponse> {
         let _call = self.busy.call();
         no_exec(&request.exec_id)?;
-        let snapshot = self.keeper.wait(&request.id).await.map_err(of_sandbox)?;
+        let snapshot = self.keeper.wait_settled(&request.id).await.map_err(of_sandbox)?;
         let exit = exit_of(&snapshot);
         Ok(WaitResponse {
             exit_status: exit.map_or(0, |e| e.code.into()),

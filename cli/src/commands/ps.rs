@@ -13,9 +13,10 @@ use sampan_runtime::container::{self, Container, MountKind, Record, Status};
 use sampan_runtime::grants::Network;
 use sampan_runtime::image::Images;
 use sampan_runtime::rootfs;
-use sampan_runtime::store::{Lock, Store};
+use sampan_runtime::store::{Store, files};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -138,20 +139,20 @@ impl Wanted {
         let start = place(&self.before, &all).map_or(0, |at| at + 1);
         let end = all.iter().rposition(|c| self.since.contains(&c.record.id)).unwrap_or(all.len());
         let within = all.into_iter().take(end).skip(start).filter(|c| self.fits_record(&c.record));
+        let runs = Runs::of(store);
         if self.most < usize::MAX {
-            return within.filter_map(|c| self.look(store, &c).map(|status| (c, status))).take(self.most).collect();
+            return within.filter_map(|c| self.look(&runs, &c).map(|status| (c, status))).take(self.most).collect();
         }
         let within: Vec<Container> = within.collect();
-        let looks = self.look_at_all(store, &within);
+        let looks = self.look_at_all(&runs, &within);
         within.into_iter().zip(looks).filter_map(|(c, status)| status.map(|status| (c, status))).collect()
     }
 
-    /// Looks at containers, with as many threads as there are processors if they are many: the look is a handful of
-    /// system calls for each.
-    fn look_at_all(&self, store: &Store, containers: &[Container]) -> Vec<Option<Status>> {
+    /// Looks at containers; if they are many, with as many threads as there are processors: a look is system calls.
+    fn look_at_all(&self, runs: &Runs<'_>, containers: &[Container]) -> Vec<Option<Status>> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = containers.len().div_ceil(threads).max(100);
-        let look = |share: &[Container]| share.iter().map(|c| self.look(store, c)).collect::<Vec<_>>();
+        let look = |share: &[Container]| share.iter().map(|c| self.look(runs, c)).collect::<Vec<_>>();
         if containers.len() <= share {
             return look(containers);
         }
@@ -176,17 +177,41 @@ impl Wanted {
     }
 
     /// What the container is now, if that fits.
-    fn look(&self, store: &Store, container: &Container) -> Option<Status> {
-        // Without its lock it does not run, and how it ended is not wanted.
-        if !self.all && !Lock::is_held(&container.dir.join("lock")) {
+    fn look(&self, runs: &Runs<'_>, container: &Container) -> Option<Status> {
+        if !self.all && !runs.may_have(container) {
             return None;
         }
-        let status = container.status(store);
+        let status = runs.status(container);
         let exited = |code: u8| matches!(&status, Status::Exited(ended) if ended.code == code);
         let fits = (self.all || status.is_running())
             && (self.exited.is_empty() || self.exited.iter().copied().any(exited))
             && self.filters.any("status", |word| word == status.word());
         fits.then_some(status)
+    }
+}
+
+/// The runs of a store, found in one look: what has no place in the run directory does not run, so that its lock and
+/// its state need not be asked for.
+struct Runs<'a> {
+    store: &'a Store,
+    places: HashSet<OsString>,
+}
+
+impl<'a> Runs<'a> {
+    fn of(store: &'a Store) -> Self {
+        let entries = std::fs::read_dir(store.run_path()).into_iter().flatten().flatten();
+        Self { store, places: entries.map(|entry| entry.file_name()).collect() }
+    }
+
+    fn may_have(&self, container: &Container) -> bool {
+        self.places.contains(OsStr::new(container::id::short(&container.record.id)))
+    }
+
+    fn status(&self, container: &Container) -> Status {
+        if self.may_have(container) {
+            return container.status(self.store);
+        }
+        files::read_json(&container.dir.join("ended.json")).map_or(Status::Created, Status::Exited)
     }
 }
 

@@ -186,7 +186,7 @@ fn used(store: &Store) -> Result<HashSet<String>> {
 impl PruneArgs {
     fn run(self, store: &Store) -> Result<ExitCode> {
         let filters = Filters::parse(&self.filter, &["label"])?;
-        if !self.force && !agreed(if self.all { "" } else { "anonymous " })? {
+        if !self.force && !agreed(if self.all { "all" } else { "anonymous" })? {
             return Ok(ExitCode::SUCCESS);
         }
         let used = used(store)?;
@@ -217,7 +217,7 @@ impl PruneArgs {
 /// Asks whether to go on.
 fn agreed(which: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "WARNING! This will remove all {which}local volumes not used by at least one container.")?;
+    writeln!(out, "WARNING! This will remove {which} local volumes not used by at least one container.")?;
     write!(out, "Are you sure you want to continue? [y/N] ")?;
     out.flush()?;
     let mut answer = String::new();

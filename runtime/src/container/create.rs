@@ -96,22 +96,16 @@ pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Resul
     if record.entrypoint.is_empty() && record.command.is_empty() {
         return Err(ContainerError::NoCommand);
     }
-    let scratch = store.scratch()?;
-    let bundle = scratch.path().join("container");
-    std::fs::create_dir(&bundle).map_err(StoreError::io("create", &bundle))?;
-    rootfs::make_writable_layer(&bundle)?;
-    if let Some(module) = module {
-        let inside = rootfs::upper(&bundle).join(module.file_name().unwrap_or_default());
-        std::fs::copy(&module, &inside).map_err(StoreError::io("copy to the container", &module))?;
-    }
     record.mounts = volumes::settle(store, wishes, &layers)?;
-    let undo = |error: ContainerError| {
-        volumes::discard_anonymous(store, &record.mounts);
-        error
-    };
-    publish(store, &bundle, &record, layers)
-        .map_err(undo)
-        .map(|(dir, name)| Container { dir, record: Record { name, ..record.clone() } })
+    let dir = store.containers().join(&record.id);
+    match fill(store, &dir, &mut record, layers, module.as_deref()) {
+        Ok(()) => Ok(Container { dir, record }),
+        Err(error) => {
+            let _ = files::remove_tree(&dir);
+            volumes::discard_anonymous(store, &record.mounts);
+            Err(error)
+        }
+    }
 }
 
 /// The image's word and the user's, one over the other as Docker does it.
@@ -200,10 +194,17 @@ fn set(env: &mut Vec<String>, variable: String) {
     }
 }
 
-/// Writes the bundle, moves it to its place and takes the name: first the place, then the name, so that a name always
-/// means a container that is whole.
-fn publish(store: &Store, bundle: &Path, record: &Record, layers: Vec<PathBuf>) -> Result<(PathBuf, String)> {
+/// Makes the container's directory. It is locked while it is made, and a container from the moment that its record is
+/// there; then it takes its name, so that a name always means a container that is whole.
+fn fill(store: &Store, dir: &Path, record: &mut Record, layers: Vec<PathBuf>, module: Option<&Path>) -> Result<()> {
     let durability = if record.auto_remove { Durability::Buffered } else { Durability::Flushed };
+    std::fs::create_dir(dir).map_err(StoreError::io("create", dir))?;
+    let _lock = Lock::wait(&dir.join("lock"))?;
+    rootfs::make_writable_layer(dir)?;
+    if let Some(module) = module {
+        let inside = rootfs::upper(dir).join(module.file_name().unwrap_or_default());
+        std::fs::copy(module, &inside).map_err(StoreError::io("copy to the container", module))?;
+    }
     let grants = Grants {
         args: record.args(),
         env: record.env.clone(),
@@ -216,33 +217,19 @@ fn publish(store: &Store, bundle: &Path, record: &Record, layers: Vec<PathBuf>) 
         exposed: record.exposed.clone(),
         stdin: record.open_stdin,
     };
-    files::write_json(&bundle.join("config.json"), &grants.to_spec()?, durability)?;
-    let lock = Lock::wait(&bundle.join("lock"))?;
-    let dir = store.containers().join(&record.id);
+    files::write_json(&dir.join("config.json"), &grants.to_spec()?, durability)?;
     let drawn = record.name.is_empty();
     let mut attempt = 0;
-    let mut record = record.clone();
-    if drawn {
-        record.name = id::draw_name(&record.id, attempt);
-    }
-    files::write_json(&bundle.join("record.json"), &record, durability)?;
-    std::fs::rename(bundle, &dir).map_err(StoreError::io("create", &dir))?;
     loop {
+        if drawn {
+            record.name = id::draw_name(&record.id, attempt);
+        }
+        files::write_json(&dir.join("record.json"), record, durability)?;
         match take_name(store, &record.name, &record.id) {
-            Ok(()) => break,
-            Err(ContainerError::NameInUse { .. }) if drawn && attempt < 100 => {
-                attempt += 1;
-                record.name = id::draw_name(&record.id, attempt);
-                files::write_json(&dir.join("record.json"), &record, durability)?;
-            }
-            Err(error) => {
-                let _ = files::remove_tree(&dir);
-                return Err(error);
-            }
+            Err(ContainerError::NameInUse { .. }) if drawn && attempt < 100 => attempt += 1,
+            other => return other,
         }
     }
-    drop(lock);
-    Ok((dir, record.name))
 }
 
 fn bind(mount: &MountPoint) -> BindGrant {

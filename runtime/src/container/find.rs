@@ -1,10 +1,11 @@
 //! Finding containers, and telling whether one runs.
 
 use super::record::{Container, Ended, Running, Status};
+use super::remove::sweep;
 use super::{ContainerError, Result, run_place};
 use crate::guest::KILLED;
 use crate::store::{Durability, Lock, Store, files};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The container of this name, id, or first digits of an id; a name goes before an id.
 ///
@@ -40,8 +41,9 @@ pub fn find(store: &Store, wanted: &str) -> Result<Container> {
 pub fn list(store: &Store) -> Result<Vec<Container>> {
     let dir = store.containers();
     let entries = std::fs::read_dir(&dir).map_err(crate::store::StoreError::io("read", &dir))?;
-    // One that cannot be read is being made or removed right now.
-    let mut all: Vec<Container> = entries.flatten().filter_map(|entry| load(&entry.path()).ok()).collect();
+    // One that cannot be read is being made or removed right now, or its maker was killed.
+    let read = |dir: PathBuf| load(&dir).inspect_err(|_| sweep(&dir)).ok();
+    let mut all: Vec<Container> = entries.flatten().filter_map(|entry| read(entry.path())).collect();
     all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
     Ok(all)
 }

@@ -4,28 +4,34 @@ use super::record::{Ended, Running};
 use super::{Container, ContainerError, Result, program, remove, run_place};
 use crate::grants::Grants;
 use crate::guest::code;
-use crate::sandbox::{self, Attach, Entry, Exit, Keeper, Phase};
+use crate::sandbox::{self, Attach, Entry, Exit, Keeper, Phase, Snapshot};
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The right to run a container: while it lives nobody else can run or remove it.
 #[derive(Debug)]
 pub struct Lease {
     container: Container,
-    _lock: Lock,
+    lock: Lock,
 }
 
 /// A container whose sandbox is up.
 #[derive(Debug)]
 pub struct Run {
-    lease: Lease,
+    container: Container,
+    lock: Lock,
     place: PathBuf,
     keeper: Keeper,
 }
 
 /// What a run asks of its front end.
 pub trait Front {
+    /// How long a container runs before it is written down as running and its socket opens. Most commands that
+    /// somebody waits for are over by then.
+    const PATIENCE: Duration;
+
     /// Serves the sandbox's control socket at this path until the container has ended, and tells who waits for the
     /// start. Not called when the guest never started.
     fn serve(&mut self, keeper: Keeper, socket: &Path) -> impl Future<Output = ()>;
@@ -45,7 +51,7 @@ impl Lease {
             return Err(ContainerError::NotFound(id));
         }
         match Lock::try_take(&path)? {
-            Some(lock) => Ok(Self { container, _lock: lock }),
+            Some(lock) => Ok(Self { container, lock }),
             None => Err(ContainerError::Running { id, hint: "it cannot be started again before it has ended" }),
         }
     }
@@ -65,16 +71,9 @@ impl Lease {
         let id = self.container.record.id.clone();
         store.run_dir()?;
         let place = run_place(store, &id);
-        files::remove_tree(&place)?;
-        std::fs::create_dir(&place).map_err(StoreError::io("create", &place))?;
         let entry = Entry { id, bundle: self.container.dir.clone(), grants, code, input, attach };
-        match sandbox::launch(&place, entry) {
-            Ok(keeper) => Ok(Run { lease: self, place, keeper }),
-            Err(error) => {
-                let _ = files::remove_tree(&place);
-                Err(error.into())
-            }
-        }
+        let keeper = sandbox::launch(&place, entry)?;
+        Ok(Run { container: self.container, lock: self.lock, place, keeper })
     }
 
     /// The container.
@@ -90,15 +89,24 @@ impl Run {
     /// # Errors
     /// When the sandbox cannot be watched, or its end cannot be written down.
     pub fn keep(self, store: &Store, front: &mut impl Front) -> Result<Exit> {
+        let Self { container, lock, place, keeper } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(StoreError::io("watch", &self.place))?;
+            .map_err(StoreError::io("watch", &place))?;
         let exit = runtime.block_on(async {
             let attend = async {
-                let _ = self.keeper.attend().await;
+                let _ = keeper.attend().await;
             };
-            let life = self.live(store, front);
+            let life = async {
+                let (snapshot, exit) = live(&container, &place, &keeper, front).await?;
+                write_down(store, &container, &place, &keeper, snapshot.started, &exit)?;
+                // Whoever hears of the end may start or remove the container at once.
+                drop(lock);
+                keeper.settle(&container.record.id);
+                front.ended(&exit).await;
+                Ok(exit)
+            };
             tokio::pin!(attend, life);
             // The host's reports are taken as long as the container lives, and its life decides when that is over.
             let mut attending = true;
@@ -112,61 +120,70 @@ impl Run {
         runtime.shutdown_background();
         exit
     }
+}
 
-    async fn live(&self, store: &Store, front: &mut impl Front) -> Result<Exit> {
-        let id = &self.lease.container.record.id;
-        let socket = self.place.join("sock");
-        let snapshot = self.keeper.started(id).await?;
-        if let Some(started) = snapshot.started
-            && snapshot.phase == Phase::Running
-        {
-            let running = Running {
-                keeper: std::process::id(),
-                host: self.keeper.host_pid(),
-                started,
-                ports: snapshot.ports.clone(),
-                fences: self.keeper.fences(),
-                program: snapshot.program.clone(),
-            };
-            files::write_json(&self.place.join("running.json"), &running, Durability::Buffered)?;
-        }
-        let ended = if matches!(snapshot.phase, Phase::Ended(_)) {
-            snapshot
-        } else {
-            let keeper = self.keeper.clone();
-            let serving = front.serve(self.keeper.clone(), &socket);
-            tokio::pin!(serving);
-            let waiting = keeper.wait(id);
-            tokio::pin!(waiting);
-            tokio::select! {
-                biased;
-                ended = &mut waiting => ended?,
-                () = &mut serving => waiting.await?,
-            }
-        };
-        let exit = match ended.phase {
-            Phase::Ended(exit) => exit,
-            _ => Exit { code: crate::guest::KILLED, at: jiff::Timestamp::now(), message: None },
-        };
-        self.write_down(store, ended.started, &exit)?;
-        front.ended(&exit).await;
-        Ok(exit)
+/// From the start to the end of the guest.
+async fn live<F: Front>(
+    container: &Container,
+    place: &Path,
+    keeper: &Keeper,
+    front: &mut F,
+) -> Result<(Snapshot, Exit)> {
+    let id = &container.record.id;
+    let mut snapshot = keeper.started(id).await?;
+    if !F::PATIENCE.is_zero()
+        && let Ok(ended) = tokio::time::timeout(F::PATIENCE, keeper.wait(id)).await
+    {
+        snapshot = ended?;
     }
-
-    fn write_down(&self, store: &Store, started: Option<jiff::Timestamp>, exit: &Exit) -> Result<()> {
-        let container = &self.lease.container;
-        if container.record.auto_remove {
-            return remove::take_away(store, container, true);
-        }
-        let ended = Ended {
-            code: exit.code,
+    if let (Some(started), Phase::Running) = (snapshot.started, &snapshot.phase) {
+        let running = Running {
+            keeper: std::process::id(),
+            host: keeper.host_pid(),
             started,
-            finished: exit.at,
-            error: exit.message.clone(),
-            fences: self.keeper.fences(),
+            ports: snapshot.ports.clone(),
+            fences: keeper.fences(),
+            program: snapshot.program.clone(),
         };
-        files::write_json(&container.dir.join("ended.json"), &ended, Durability::Buffered)?;
-        files::remove_tree(&self.place)?;
-        Ok(())
+        // What is there is of a run that was killed with its keeper.
+        files::remove_tree(place)?;
+        std::fs::create_dir(place).map_err(StoreError::io("create", place))?;
+        files::write_json(&place.join("running.json"), &running, Durability::Buffered)?;
     }
+    let ended = if matches!(snapshot.phase, Phase::Ended(_)) {
+        snapshot
+    } else {
+        let socket = place.join("sock");
+        let serving = front.serve(keeper.clone(), &socket);
+        let waiting = keeper.wait(id);
+        tokio::pin!(serving, waiting);
+        tokio::select! {
+            biased;
+            ended = &mut waiting => ended?,
+            () = &mut serving => waiting.await?,
+        }
+    };
+    let exit = match &ended.phase {
+        Phase::Ended(exit) => exit.clone(),
+        _ => Exit { code: crate::guest::KILLED, at: jiff::Timestamp::now(), message: None },
+    };
+    Ok((ended, exit))
+}
+
+fn write_down(
+    store: &Store,
+    container: &Container,
+    place: &Path,
+    keeper: &Keeper,
+    started: Option<jiff::Timestamp>,
+    exit: &Exit,
+) -> Result<()> {
+    if container.record.auto_remove {
+        return remove::take_away(store, container, true);
+    }
+    let (code, finished) = (exit.code, exit.at);
+    let ended = Ended { code, started, finished, error: exit.message.clone(), fences: keeper.fences() };
+    files::write_json(&container.dir.join("ended.json"), &ended, Durability::Buffered)?;
+    files::remove_tree(place)?;
+    Ok(())
 }

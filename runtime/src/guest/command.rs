@@ -70,30 +70,12 @@ pub(super) fn ending_of(error: &wasmtime::Error, control: &Control) -> Ending {
     Ending { code: 126, message: Some(format!("{error:#}")) }
 }
 
-/// A trap in words: what happened, then where, a frame a line.
+/// A trap in words: what happened, then where, a frame a line, with the names that the module has.
 fn trap_text(error: &wasmtime::Error) -> String {
-    let cause = error.root_cause().to_string();
-    let mut text = format!("the program trapped: {cause}");
-    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        use std::fmt::Write;
-        for (n, frame) in backtrace.frames().iter().enumerate() {
-            let name = frame
-                .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), |name| rustc_demangle(name));
-            let _ = write!(text, "\n  {n:>3}: {name}");
-            if let Some(offset) = frame.module_offset() {
-                let _ = write!(text, " (at {offset:#x})");
-            }
-        }
-    }
-    text
-}
-
-/// Takes a legacy Rust symbol's hash away (`name::h0123456789abcdef`); other names stay as they are.
-fn rustc_demangle(name: &str) -> String {
-    match name.rsplit_once("::h") {
-        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => path.to_owned(),
-        _ => name.to_owned(),
+    let cause = format!("the program trapped: {}", error.root_cause());
+    match error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        Some(backtrace) => format!("{cause}\n{backtrace}"),
+        None => cause,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::log::{self, Attach};
 use super::wire::{self, Order, Report, RunOrder};
-use super::{Entry, Fences, SandboxError, short, system};
+use super::{Entry, Fences, SandboxError, mount_place, system, trees};
 use crate::grants::Port;
 use crate::guest::KILLED;
 use crate::network::reserve::reserve;
@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub ports: Vec<(Port, SocketAddr)>,
     /// The digest of its program.
     pub program: String,
+    /// Whether its end is written down, so that those who wait for it may hear of it.
+    pub settled: bool,
 }
 
 /// The handle of a sandbox on the keeper's side; every clone is the same.
@@ -92,6 +94,8 @@ struct Inner {
 struct State {
     fences: Option<Fences>,
     host_gone: bool,
+    /// How many trees have been mounted after the first.
+    mounted: usize,
     containers: HashMap<String, Kept>,
 }
 
@@ -124,6 +128,7 @@ impl Keeper {
                 started: None,
                 ports: vec![],
                 program,
+                settled: false,
             },
             killed: false,
             waiting: None,
@@ -199,6 +204,8 @@ impl Keeper {
             started: None,
             ports: vec![],
             program: entry.code.digest.clone(),
+            // Nobody writes down the end of a container that is not of our own store.
+            settled: true,
         };
         let id = entry.id.clone();
         state.containers.insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None });
@@ -219,8 +226,8 @@ impl Keeper {
         let reserved = reserve(entry.grants.network, &entry.grants.published)?;
         let preopens = match self.0.rootless {
             Some(rootless) => {
-                let tree = self.0.place.join("trees").join(short(id));
-                std::fs::create_dir_all(&tree).map_err(system("make the container's directory"))?;
+                state.mounted += 1;
+                let tree = mount_place(&trees(&self.0.place), state.mounted)?;
                 vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?]
             }
             None => rootfs::fallback(&entry.grants, &entry.bundle)?,
@@ -239,8 +246,11 @@ impl Keeper {
             reserved: reserved.iter().map(|r| (r.publish, r.address)).collect(),
         }));
         wire::send(self.0.socket.as_fd(), &order, &fds).map_err(|_| SandboxError::Gone)?;
-        kept.snapshot.phase = Phase::Starting;
-        kept.pump = Some(pump(output, entry.bundle, entry.attach)?);
+        let pump = pump(output, entry.bundle, entry.attach)?;
+        if let Some(kept) = state.containers.get_mut(id) {
+            kept.snapshot.phase = Phase::Starting;
+            kept.pump = Some(pump);
+        }
         Ok(())
     }
 
@@ -302,7 +312,7 @@ impl Keeper {
     /// # Errors
     /// When it is not in this sandbox.
     pub async fn started(&self, id: &str) -> Result<Snapshot, SandboxError> {
-        self.until(id, |phase| matches!(phase, Phase::Running | Phase::Ended(_))).await
+        self.until(id, |s| matches!(s.phase, Phase::Running | Phase::Ended(_))).await
     }
 
     /// Waits until the container has ended.
@@ -310,14 +320,30 @@ impl Keeper {
     /// # Errors
     /// When it is not in this sandbox.
     pub async fn wait(&self, id: &str) -> Result<Snapshot, SandboxError> {
-        self.until(id, |phase| matches!(phase, Phase::Ended(_))).await
+        self.until(id, |s| matches!(s.phase, Phase::Ended(_))).await
     }
 
-    async fn until(&self, id: &str, done: impl Fn(&Phase) -> bool) -> Result<Snapshot, SandboxError> {
+    /// Waits until the container has ended and its end is written down.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox.
+    pub async fn wait_settled(&self, id: &str) -> Result<Snapshot, SandboxError> {
+        self.until(id, |s| s.settled && matches!(s.phase, Phase::Ended(_))).await
+    }
+
+    /// Says that a container's end is written down.
+    pub fn settle(&self, id: &str) {
+        if let Some(kept) = self.state().containers.get_mut(id) {
+            kept.snapshot.settled = true;
+        }
+        self.bump();
+    }
+
+    async fn until(&self, id: &str, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, SandboxError> {
         let mut changes = self.0.changed.subscribe();
         loop {
             let snapshot = self.look(id)?;
-            if done(&snapshot.phase) {
+            if done(&snapshot) {
                 return Ok(snapshot);
             }
             if changes.changed().await.is_err() {

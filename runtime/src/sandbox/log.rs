@@ -49,10 +49,13 @@ pub fn diagnostics_place(bundle: &Path) -> PathBuf {
 /// Moves everything from the pipe to the log, and to the terminal if wanted, until the other side is closed.
 pub(super) fn pump(pipe: OwnedFd, bundle: &Path, attach: Attach) {
     let mut pipe = File::from(pipe);
-    let mut sink = Sink { log: None, bundle, attach, stdout: Vec::new(), stderr: Vec::new(), told: false };
+    let mut sink = Sink::new(bundle, attach);
     let mut buffer = vec![0u8; 64 << 10];
     let mut pending = Vec::new();
     loop {
+        if !sink.unwritten.is_empty() && !soon(&pipe) {
+            sink.write_out();
+        }
         match pipe.read(&mut buffer) {
             Ok(0) => break,
             Ok(n) => {
@@ -67,8 +70,20 @@ pub(super) fn pump(pipe: OwnedFd, bundle: &Path, attach: Attach) {
     sink.finish();
 }
 
+/// Whether more comes within the time that a short command lives: what it says is then written at once, and for a
+/// container that is removed at its end often never.
+fn soon(pipe: &File) -> bool {
+    let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+    let mut fds = [rustix::event::PollFd::new(pipe, rustix::event::PollFlags::IN)];
+    matches!(rustix::event::poll(&mut fds, Some(&wait)), Ok(1..))
+}
+
+/// So much is kept before it is written, whatever comes.
+const BATCH: usize = 64 << 10;
+
 struct Sink<'a> {
     log: Option<File>,
+    unwritten: Vec<u8>,
     bundle: &'a Path,
     attach: Attach,
     stdout: Vec<u8>,
@@ -76,11 +91,16 @@ struct Sink<'a> {
     told: bool,
 }
 
-impl Sink<'_> {
+impl<'a> Sink<'a> {
+    fn new(bundle: &'a Path, attach: Attach) -> Self {
+        let (unwritten, stdout, stderr) = (Vec::new(), Vec::new(), Vec::new());
+        Self { log: None, unwritten, bundle, attach, stdout, stderr, told: false }
+    }
+
     /// Takes every whole frame and says how many bytes they were.
     fn frames(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.unwritten);
         while let Some(head) = bytes.get(taken..taken + HEAD) {
             let &[channel, a, b, c, d] = head else { break };
             let length = u32::from_le_bytes([a, b, c, d]) as usize;
@@ -92,7 +112,10 @@ impl Sink<'_> {
                 None => {}
             }
         }
-        self.write(&out);
+        self.unwritten = out;
+        if self.unwritten.len() > BATCH {
+            self.write_out();
+        }
         taken
     }
 
@@ -129,29 +152,31 @@ impl Sink<'_> {
         let _ = open.and_then(|mut file| file.write_all(&line));
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
+    fn write_out(&mut self) {
         if self.log.is_none() {
+            // Not made anew where the container has been removed meanwhile.
             self.log = File::options().create(true).append(true).open(place(self.bundle)).ok();
         }
         if let Some(log) = &mut self.log {
             // A full disk loses log lines, not the container.
-            let _ = log.write_all(bytes);
+            let _ = log.write_all(&self.unwritten);
         }
+        self.unwritten.clear();
     }
 
     /// What was not ended by a newline is a line too.
     fn finish(mut self) {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.unwritten);
         for (line, name) in [(std::mem::take(&mut self.stdout), "stdout"), (std::mem::take(&mut self.stderr), "stderr")]
         {
             if !line.is_empty() {
                 record(&line, name, &mut out);
             }
         }
-        self.write(&out);
+        self.unwritten = out;
+        if !self.unwritten.is_empty() {
+            self.write_out();
+        }
     }
 }
 
@@ -189,8 +214,7 @@ mod tests {
     #[test]
     fn a_frame_may_arrive_in_pieces() {
         let dir = crate::store::files::tests::temp_dir();
-        let mut sink =
-            Sink { log: None, bundle: &dir, attach: Attach::Detached, stdout: vec![], stderr: vec![], told: false };
+        let mut sink = Sink::new(&dir, Attach::Detached);
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab"), 0);
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab\n\x02"), 8);
         std::fs::remove_dir_all(dir).unwrap();

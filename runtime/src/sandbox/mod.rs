@@ -90,9 +90,8 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
     let low_ports = entry.grants.published.iter().any(|p| p.host.port() > 0 && p.host.port() < 1024)
         || (entry.grants.network == crate::grants::Network::Host
             && entry.grants.ports().iter().any(|p| p.number < 1024 && p.protocol == Protocol::Tcp));
-    let trees = place.join("trees");
-    let tree = trees.join(short(&entry.id));
-    std::fs::create_dir_all(&tree).map_err(system("make the sandbox's directory"))?;
+    let trees = trees(place);
+    let tree = mount_place(&trees, 0)?;
     let namespaces = fence::enter_namespaces();
     let preopens = match &namespaces {
         Ok(n) => vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, n.rootless)?],
@@ -133,8 +132,23 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
     }
 }
 
-fn short(id: &str) -> &str {
-    crate::container::id::short(id)
+/// Where every sandbox mounts its containers' trees, each in its own namespace: empty for everybody else. One place for
+/// all, since a mount point that is to be removed must be unmounted first, and that takes a millisecond.
+fn trees(place: &Path) -> PathBuf {
+    place.parent().unwrap_or(place).join("trees")
+}
+
+/// The directory for the tree of a sandbox's `n`th container.
+fn mount_place(trees: &Path, n: usize) -> Result<PathBuf, SandboxError> {
+    let place = trees.join(n.to_string());
+    match std::fs::create_dir(&place) {
+        Ok(()) => Ok(place),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(place),
+        Err(_) => {
+            std::fs::create_dir_all(&place).map_err(system("make the sandbox's directory"))?;
+            Ok(place)
+        }
+    }
 }
 
 /// Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)).

@@ -99,7 +99,8 @@ impl Bench {
                 },
             );
         }
-        for (program, args) in [("podman", ["run", "--rm", "scratch-true"]), ("docker", ["run", "--rm", "hello-world"])] {
+        for (program, args) in [("podman", ["run", "--rm", "scratch-true"]), ("docker", ["run", "--rm", "hello-world"])]
+        {
             let usable = || Command::new(program).arg("info").output().is_ok_and(|o| o.status.success());
             if which(program).is_some() && usable() {
                 let command = std::iter::once(program).chain(args).map(str::to_owned).collect();
@@ -154,7 +155,8 @@ impl Bench {
     fn memory(&self) -> Result<()> {
         println!("\n## Memory of an idle container, keeper and host, PSS in MiB\n");
         println!("| what | alone | each of 20 |\n| --- | --- | --- |");
-        let kinds: [(&str, &[&str]); 2] = [("a sleeping command", &["probe", "forever"]), ("an HTTP service", &["web"])];
+        let kinds: [(&str, &[&str]); 2] =
+            [("a sleeping command", &["probe", "forever"]), ("an HTTP service", &["web"])];
         for (name, image) in kinds {
             let mut figures = Vec::new();
             for count in [1, 20] {

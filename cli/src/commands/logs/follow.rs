@@ -30,6 +30,7 @@ impl Watch {
         let what = WatchFlags::MODIFY
             | WatchFlags::CREATE
             | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE
             | WatchFlags::MOVE_SELF
             | WatchFlags::DELETE_SELF;
         inotify::add_watch(&inotify, dir, what)?;

@@ -1,0 +1,33 @@
+//! The built binary, driven from outside. Each module is a topic, each test's name says what holds.
+//!
+//! The tests run side by side. A container's name comes from the harness, so that no two have the same; who looks at
+//! the store as a whole has a fresh one.
+
+#[cfg(test)]
+mod build;
+#[cfg(test)]
+mod fences;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod killed;
+#[cfg(test)]
+mod languages;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod listing;
+#[cfg(test)]
+mod logs;
+#[cfg(test)]
+mod ports;
+#[cfg(test)]
+mod refused;
+#[cfg(test)]
+mod rootless;
+#[cfg(test)]
+mod run;
+#[cfg(test)]
+mod services;
+#[cfg(test)]
+mod store;
