@@ -27,14 +27,18 @@ pub struct Failed {
 }
 
 /// Runs a container in the foreground and returns its exit code.
-pub fn attached(store: &Store, container: Container) -> Result<u8> {
+pub fn attached(store: &Store, container: Container, with_input: bool) -> Result<u8> {
     let open = container.record.open_stdin;
     let grace = container.record.stop_timeout;
     let id = container.record.id.clone();
     let lease = Lease::take(container)?;
     // Before the first thread: what is blocked in one may be delivered to another.
     let signals = Signals::take().context("cannot take Ctrl-C")?;
-    let input = if open { Some(std::io::stdin().as_fd().try_clone_to_owned()?) } else { None };
+    let input = match (open, with_input) {
+        (true, true) => Some(std::io::stdin().as_fd().try_clone_to_owned()?),
+        (true, false) => Some(File::open("/dev/null")?.into()),
+        (false, _) => None,
+    };
     let run = lease.start(store, Attach::Terminal, input)?;
     let mut front = Foreground { store, id, grace, signals, serving: None, failed: None };
     let exit = run.keep(store, &mut front)?;
@@ -144,7 +148,7 @@ pub fn detached(store: &Store, container: Container) -> Result<()> {
             let mut front = Background { store, answer: Some(File::from(writer)), serving: None };
             if let Err(error) = keep_detached(store, container, &mut front) {
                 let code = error.downcast_ref::<ContainerError>().map_or(125, ContainerError::exit_code);
-                front.tell(Some(Failed { code, message: format!("{error:#}") }));
+                front.tell(Some(Failed { code, message: crate::commands::words(&error) }));
             }
             std::process::exit(0);
         }
@@ -188,6 +192,9 @@ fn leave_terminal() -> std::io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+/// When a guest has done what it does at its start, by and large.
+const SETTLED: Duration = Duration::from_millis(100);
+
 struct Background<'a> {
     store: &'a Store,
     answer: Option<File>,
@@ -212,6 +219,8 @@ impl Front for Background<'_> {
             Ok(serving) => {
                 self.serving = Some(serving);
                 self.tell(None);
+                tokio::time::sleep(SETTLED).await;
+                keeper.rest();
             }
             Err(error) => {
                 // A container that nobody can stop is worse than none.

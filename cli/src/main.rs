@@ -89,6 +89,7 @@ pub fn command_line() -> Command {
 }
 
 fn main() -> ExitCode {
+    sampan_runtime::one_arena();
     if let Some(code) = sampan_runtime::guest::compile::run_if_child() {
         return code;
     }
@@ -104,7 +105,7 @@ fn main() -> ExitCode {
     let chosen = matches.subcommand().and_then(|(name, sub)| Some((COMMANDS.iter().find(|e| e.name == name)?, sub)));
     let Some((entry, sub)) = chosen else { return ExitCode::from(125) };
     (entry.run)(&context, sub).unwrap_or_else(|error| {
-        eprintln!("sampan: {error:#}");
+        eprintln!("sampan: {}", commands::words(&error));
         ExitCode::from(exit_code(entry.name, &error))
     })
 }

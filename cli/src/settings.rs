@@ -183,7 +183,7 @@ fn parse_volume(given: &str) -> Result<MountRequest> {
     }
     let source = if source.is_empty() {
         MountSource::Anonymous
-    } else if source.starts_with('/') || source.starts_with('.') || source.starts_with('~') {
+    } else if source.starts_with('/') || source.starts_with('.') {
         MountSource::Bind { path: std::path::absolute(source)?, create: true }
     } else if id::is_name(source) {
         MountSource::Volume(source.to_owned())

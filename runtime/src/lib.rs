@@ -11,3 +11,13 @@ pub mod network;
 pub mod rootfs;
 pub mod sandbox;
 pub mod store;
+
+/// Lets all threads allocate from one heap: a sandbox has few, and a heap for each costs a start system calls and an
+/// idle container memory. To be called before the first thread.
+pub fn one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) only sets a limit of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}

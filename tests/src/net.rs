@@ -78,7 +78,6 @@ impl Response {
 
     /// Fails the test unless the status is this one.
     #[track_caller]
-    #[must_use]
     pub fn expect(self, status: u16) -> Self {
         if self.status != status {
             fail(format_args!("the status is {}, not {status}: {}", self.status, self.text()));

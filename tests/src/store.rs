@@ -212,10 +212,8 @@ pub fn binary() -> &'static Path {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let usual = target.join(triple).join("release/sampan");
         let path = std::env::var_os("SAMPAN_BIN").map_or(usual, PathBuf::from);
-        path.canonicalize().or_fail(format_args!(
-            "{} is missing: `make build` makes it, or SAMPAN_BIN names another",
-            path.display()
-        ))
+        path.canonicalize()
+            .or_fail(format_args!("{} is missing: `make build` makes it, or SAMPAN_BIN names another", path.display()))
     })
 }
 

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// The arguments of `build`.
+// The arguments of `build`.
 #[derive(Debug, Args)]
 pub struct BuildArgs {
     /// Name the image: name[:tag]

@@ -1,7 +1,7 @@
 //! `stop`, `kill`, `wait` and `rm`.
 
 use crate::Context;
-use crate::commands::for_each;
+use crate::commands::{for_each, words};
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use sampan_runtime::container::{self, Container, ContainerError, Status};
@@ -10,7 +10,7 @@ use sampan_shim::client::{ClientError, SandboxClient};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The arguments of `stop`.
+// The arguments of `stop`.
 #[derive(Debug, Args)]
 pub struct StopArgs {
     /// Seconds to wait before killing; the container's own setting, or 10, without it
@@ -21,7 +21,7 @@ pub struct StopArgs {
     containers: Vec<String>,
 }
 
-/// The arguments of `kill`.
+// The arguments of `kill`.
 #[derive(Debug, Args)]
 pub struct KillArgs {
     /// The signal whose meaning is sent: KILL ends at once, TERM, INT, HUP and QUIT in its own time
@@ -32,7 +32,7 @@ pub struct KillArgs {
     containers: Vec<String>,
 }
 
-/// The arguments of `wait`.
+// The arguments of `wait`.
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     /// Names or ids
@@ -40,7 +40,7 @@ pub struct WaitArgs {
     containers: Vec<String>,
 }
 
-/// The arguments of `rm`.
+// The arguments of `rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
     /// Kill running containers first
@@ -106,7 +106,7 @@ impl WaitArgs {
             match container::find(&store, name).map_err(Into::into).and_then(|found| wait_for(&store, &found)) {
                 Ok(code) => println!("{code}"),
                 Err(error) => {
-                    eprintln!("sampan: {error:#}");
+                    eprintln!("sampan: {}", words(&error));
                     all_found = false;
                 }
             }

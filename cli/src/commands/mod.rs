@@ -16,6 +16,18 @@ pub mod volume;
 use anyhow::Result;
 use std::process::ExitCode;
 
+/// An error with its causes, each said once: many of ours have their cause in their own words already.
+pub fn words(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        match text.contains(&cause) {
+            true => text,
+            false if text.is_empty() => cause,
+            false => format!("{text}: {cause}"),
+        }
+    })
+}
+
 /// Does the same for each of several names as Docker does: each success prints the name, each failure a line on
 /// standard error, and one failure makes the whole fail.
 pub fn for_each(names: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<ExitCode> {
@@ -24,7 +36,7 @@ pub fn for_each(names: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Re
         match act(name) {
             Ok(()) => println!("{name}"),
             Err(error) => {
-                eprintln!("sampan: {error:#}");
+                eprintln!("sampan: {}", words(&error));
                 code = ExitCode::FAILURE;
             }
         }

@@ -358,6 +358,8 @@ mod tests {
         for column in PS.columns {
             assert!(row.get(column.key).is_some_and(Value::is_string), "{}", column.key);
         }
+        let usual = Rows::new(&store, &PsArgs::default()).row(&container, &Status::Created);
+        assert!(PS.columns.iter().all(|column| usual.get(column.key).is_some() == column.shown));
         assert_eq!(row["Size"], "5B (virtual 5B)");
         assert_eq!(row["Command"], "\"/app.wasm 'a b'\"");
         let wanted = |filter: &[&str]| {

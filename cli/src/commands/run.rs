@@ -10,7 +10,7 @@ use sampan_runtime::image::Images;
 use sampan_runtime::store::Store;
 use std::process::ExitCode;
 
-/// The arguments of `run`.
+// The arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Run in the background and print the container's id
@@ -20,14 +20,14 @@ pub struct RunArgs {
     container: ContainerFlags,
 }
 
-/// The arguments of `create`.
+// The arguments of `create`.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     #[command(flatten)]
     container: ContainerFlags,
 }
 
-/// The arguments of `start`.
+// The arguments of `start`.
 #[derive(Debug, Args)]
 pub struct StartArgs {
     /// Show the container's output and return its exit code
@@ -57,7 +57,7 @@ impl RunArgs {
         let outcome = if self.detach {
             front::detached(&store, made.clone()).map(|()| 0)
         } else {
-            front::attached(&store, made.clone())
+            front::attached(&store, made.clone(), true)
         };
         match outcome {
             Ok(code) => {
@@ -91,7 +91,7 @@ impl StartArgs {
                 bail!("you cannot start and attach several containers at once");
             };
             let found = container::find(&store, name)?;
-            return Ok(ExitCode::from(front::attached(&store, found)?));
+            return Ok(ExitCode::from(front::attached(&store, found, self.interactive)?));
         }
         if let [name] = self.containers.as_slice() {
             let found = container::find(&store, name)?;

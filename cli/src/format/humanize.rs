@@ -85,6 +85,7 @@ pub fn command<S: AsRef<str>>(argv: &[S], whole: bool) -> String {
 }
 
 /// What the status column tells of a container.
+#[allow(dead_code, reason = "Docker's whole list; supervision will use the rest")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status<'a> {
     /// It has never run.

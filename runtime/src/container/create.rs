@@ -98,7 +98,15 @@ pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Resul
     }
     record.mounts = volumes::settle(store, wishes, &layers)?;
     let dir = store.containers().join(&record.id);
-    match fill(store, &dir, &mut record, layers, module.as_deref()) {
+    let filled = fill(store, &dir, &mut record, layers, module.as_deref());
+    // Asked after the record is there: of this and a removal of the image at the same moment, one sees the other.
+    let whole = filled.and_then(|()| match image {
+        Some(image) if !Images::new(store).contains(image)? => {
+            Err(crate::image::ImageError::NotFound { name: image.display_name() }.into())
+        }
+        _ => Ok(()),
+    });
+    match whole {
         Ok(()) => Ok(Container { dir, record }),
         Err(error) => {
             let _ = files::remove_tree(&dir);

@@ -76,7 +76,7 @@ pub enum ContainerError {
     },
     /// A name that somebody else has.
     #[error(
-        "the container name {name:?} is already in use by container {}: remove or rename that container to be able to use the name again",
+        "the container name {name:?} is already in use by container {}: remove that container to use its name again",
         id::short(by)
     )]
     NameInUse {

@@ -4,8 +4,8 @@
 use super::create::{MountRequest, MountSource};
 use super::record::{MountKind, MountPoint};
 use super::{ContainerError, Result, find, id};
-use crate::rootfs;
 use crate::store::{Durability, Store, StoreError, files};
+use crate::{image, rootfs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -189,12 +189,9 @@ fn seed(volume: &Path, destination: &Path, layers: &[PathBuf]) -> Result<()> {
     if !empty {
         return Ok(());
     }
-    let inside = destination.strip_prefix("/").unwrap_or(destination);
-    for layer in layers.iter().rev() {
-        let source = layer.join(inside);
-        if source.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-            rootfs::copy_tree(&source, volume)?;
-        }
+    // Resolved within the image: a link of its leads to nothing of the host.
+    for source in image::directories_at(layers, destination)?.iter().rev() {
+        rootfs::copy_tree(source, volume)?;
     }
     Ok(())
 }

@@ -107,15 +107,11 @@ pub fn prepare(store: &Store, path: &Path) -> Result<Code, CodeError> {
             cache.put(store, digest, description, &bytes)?
         }
     };
-    cache.remember(&stamp, &code.digest);
+    // A container's own copy is a file that nobody else will ask for.
+    if !path.starts_with(store.containers()) {
+        cache.remember(&stamp, &code.digest);
+    }
     Ok(code)
-}
-
-/// Forgets the code of a Wasm file, so that the next start compiles it again: what to do when the engine refuses it.
-pub fn forget(store: &Store, digest: &str) {
-    let (code, sidecar) = Cache::open(store).places(digest);
-    let _ = std::fs::remove_file(sidecar);
-    let _ = std::fs::remove_file(code);
 }
 
 struct Cache {

@@ -15,12 +15,15 @@ pub fn run(program: &Program, surroundings: &Arc<Surroundings>, control: &Contro
         Err(e) => return Ending { code: 126, message: Some(format!("cannot set up the sandbox: {e}")) },
     };
     control.watch(&program.engine);
+    // Weak, so that the output pipe closes with the guest and not with its handle.
+    let doors = Arc::downgrade(surroundings);
+    control.doors(move || doors.upgrade().is_some_and(|surroundings| close_doors(&surroundings)));
     let ending = runtime.block_on(async {
         let guest = call(program, surroundings, control, started);
         let killed = async {
             control.wait(Stop::Gently).await;
             // What can see that it should end gets the time to do so; the rest is interrupted at once.
-            if close_doors(surroundings) {
+            if control.close_doors() {
                 control.wait(Stop::AtOnce).await;
             }
         };
@@ -88,6 +91,11 @@ async fn call_module(
 ) -> wasmtime::Result<u8> {
     let mut linker = Linker::new(&program.engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state| state)?;
+    // The crate's own traps on codes from 126 up; ours go up to 255 as any program's.
+    linker.allow_shadowing(true);
+    linker.func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> wasmtime::Result<()> {
+        Err(I32Exit(code).into())
+    })?;
     let mut store = Store::new(&program.engine, surroundings.module_state()?);
     watch_epoch(&mut store, control);
     let instance = linker.instantiate_async(&mut store, module).await?;

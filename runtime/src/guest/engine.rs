@@ -32,7 +32,7 @@ pub fn engine(purpose: Purpose) -> wasmtime::Result<Engine> {
         .enable_compiler(purpose == Purpose::Compile);
     if purpose == Purpose::Service {
         let mut pool = PoolingAllocationConfig::new();
-        pool.total_core_instances(POOL * 4)
+        pool.total_core_instances(POOL * 16)
             .total_component_instances(POOL)
             .total_memories(POOL)
             .total_tables(POOL * 2)

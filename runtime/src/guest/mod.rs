@@ -14,7 +14,7 @@ pub use kind::{Description, Kind};
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
@@ -77,11 +77,12 @@ impl Program {
     /// # Errors
     /// As [`Program::map`].
     pub fn copy(file: &File, description: Description) -> wasmtime::Result<Self> {
-        use std::io::Read;
+        use std::io::{Read, Seek};
         let purpose = if description.kind.is_service() { engine::Purpose::Service } else { engine::Purpose::Command };
         let engine = engine::engine(purpose)?;
         let mut bytes = Vec::new();
         let mut reader = file;
+        reader.rewind()?;
         reader.read_to_end(&mut bytes)?;
         let code = if description.kind == Kind::Module {
             // SAFETY: the file comes from the code cache, as in `map`.
@@ -121,6 +122,18 @@ struct ControlState {
     stop: AtomicU8,
     changed: tokio::sync::Notify,
     engine: OnceLock<EngineHandle>,
+    doors: OnceLock<Doors>,
+    had_doors: OnceLock<bool>,
+    ended: AtomicBool,
+}
+
+/// Closes what a guest may be waiting on, and says whether there was anything.
+struct Doors(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Doors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Doors")
+    }
 }
 
 struct EngineHandle(Engine);
@@ -145,6 +158,28 @@ impl Control {
         if let Some(engine) = self.0.engine.get() {
             engine.0.increment_epoch();
         }
+    }
+
+    /// Says how a command's doors are closed when it is asked to end in its own time.
+    fn doors(&self, close: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.0.doors.set(Doors(Box::new(close)));
+    }
+
+    /// Closes the guest's doors, once. True when it had any, or sees to its end itself: then it has its grace period.
+    #[must_use]
+    pub fn close_doors(&self) -> bool {
+        *self.0.had_doors.get_or_init(|| self.0.doors.get().is_none_or(|doors| (doors.0)()))
+    }
+
+    /// Says that the guest's thread is done.
+    pub fn end(&self) {
+        self.0.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the guest's thread is done.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::SeqCst)
     }
 
     /// What has been asked.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi_http::handler::{
@@ -79,7 +79,7 @@ async fn serve(
         surroundings: Arc::clone(surroundings),
         control: control.clone(),
         ticker: Arc::new(Ticker::start(program.engine.clone())?),
-        room: Semaphore::new(POOL as usize),
+        room: Arc::new(Semaphore::new(POOL as usize)),
     });
     let connections = Arc::new(GracefulShutdown::new());
     let mut doors = tokio::task::JoinSet::new();
@@ -148,7 +148,6 @@ async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Result<Response<WasiBody>, Infallible> {
     let service = handler.state();
-    let _room = service.room.acquire().await;
     let what = format!("{} {}", request.method(), request.uri());
     let request = request.map(|body| body.map_err(wasmtime_wasi_http::Error::from).boxed_unsync());
     match handler.handle((), request).await {
@@ -172,7 +171,7 @@ struct Service {
     surroundings: Arc<Surroundings>,
     control: Control,
     ticker: Arc<Ticker>,
-    room: Semaphore,
+    room: Arc<Semaphore>,
 }
 
 impl HandlerState for Service {
@@ -181,6 +180,8 @@ impl HandlerState for Service {
     type WorkerState = Worker;
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<ComponentState, Expiration, Worker>> {
+        // The pool has so many places; who comes later waits for one.
+        let room = Arc::clone(&self.room).acquire_owned().await?;
         let running = Running::new(&self.ticker);
         let mut store = Store::new(&self.engine, self.surroundings.component_state(false)?);
         let control = self.control.clone();
@@ -195,7 +196,13 @@ impl HandlerState for Service {
             proxy,
             view: ComponentState::http,
             expiration: Expiration { sleep: Box::pin(tokio::time::sleep(IDLE)) },
-            state: Worker { limits: if self.shares { SHARED } else { (1, 1) }, _running: running },
+            state: Worker {
+                limits: if self.shares { SHARED } else { (1, 1) },
+                surroundings: Arc::clone(&self.surroundings),
+                control: self.control.clone(),
+                _running: running,
+                _room: room,
+            },
         })
     }
 }
@@ -220,7 +227,10 @@ impl WorkerExpiration for Expiration {
 
 struct Worker {
     limits: (usize, usize),
+    surroundings: Arc<Surroundings>,
+    control: Control,
     _running: Running,
+    _room: OwnedSemaphorePermit,
 }
 
 impl WorkerState for Worker {
@@ -246,8 +256,13 @@ impl WorkerState for Worker {
         Box::pin(std::future::pending())
     }
 
-    fn drop(&self, store: Store<ComponentState>, _: wasmtime::Result<()>) {
+    fn drop(&self, store: Store<ComponentState>, ended: wasmtime::Result<()>) {
         drop(store);
+        if let Err(error) = ended
+            && let Some(words) = ending_of(&error, &self.control).message
+        {
+            let _ = self.surroundings.output.write(Channel::Stderr, format!("{words}\n").as_bytes());
+        }
     }
 }
 

@@ -46,7 +46,7 @@ impl Surroundings {
             let permitted = view.permits(address, what);
             Box::pin(async move { permitted })
         });
-        wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(false);
+        wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
         Ok(wasi)
     }
 

@@ -53,6 +53,17 @@ pub fn find_in_layers(dirs: &[PathBuf], path: &str) -> Result<Option<PathBuf>> {
     }
 }
 
+/// The directories that merge into the one that a path means, topmost first; none if it means no directory.
+///
+/// # Errors
+/// When a directory cannot be looked into.
+pub(crate) fn directories_at(dirs: &[PathBuf], path: &Path) -> Result<Vec<PathBuf>> {
+    match resolve(dirs, path, true)?.node {
+        Node::Dir(merged) => Ok(merged),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// Walks a path from the image's root. A link at its end is followed if `follow` says so.
 pub(crate) fn resolve(dirs: &[PathBuf], path: &Path, follow: bool) -> Result<Resolved> {
     // The directories from the root down to where the walk is, so that `..` can go back.
@@ -152,7 +163,7 @@ pub(crate) fn is_whiteout(meta: &std::fs::Metadata) -> bool {
     meta.file_type().is_char_device() && meta.rdev() == 0
 }
 
-fn is_opaque(dir: &Path) -> bool {
+pub(crate) fn is_opaque(dir: &Path) -> bool {
     let mut value = [0_u8; 1];
     OPAQUE.iter().any(|name| rustix::fs::lgetxattr(dir, *name, &mut value) == Ok(1) && value == *b"y")
 }

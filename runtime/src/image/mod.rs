@@ -30,6 +30,7 @@ mod tests;
 use oci_spec::image::ImageConfiguration;
 
 pub use entry::find_in_layers;
+pub(crate) use entry::{directories_at, is_opaque};
 pub use error::ImageError;
 pub use images::Images;
 pub use reference::{BadReference, Reference};

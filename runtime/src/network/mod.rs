@@ -18,6 +18,9 @@ pub enum Denied {
     /// A port that was not granted.
     #[error("bind to port {0} denied: publish it with -p HOST:{number}, or grant it with --expose {0}", number = .0.number)]
     Bind(Port),
+    /// A name that was to be looked up.
+    #[error("look-up of {0:?} denied: this version grants no peers but the container's own loopback")]
+    Name(String),
     /// A peer that was not granted.
     #[error("connection to {0} denied: this version grants no peers but the container's own loopback")]
     Peer(SocketAddr),
@@ -66,6 +69,8 @@ struct State {
     bound: Vec<Bound>,
     /// The local ports of the guest's own connections to its own listeners.
     own: BTreeSet<u16>,
+    /// Who has sent datagrams to the guest, and may be answered.
+    correspondents: BTreeSet<SocketAddr>,
 }
 
 impl View {
@@ -221,21 +226,53 @@ impl View {
             // A listener that was never bound would be open to everybody at a port of its own.
             Use::TcpListen => known(Protocol::Tcp),
             Use::TcpConnect => known(Protocol::Tcp),
-            Use::UdpSend => known(Protocol::Udp) || state.own.contains(&address.port()),
+            Use::UdpSend => known(Protocol::Udp) || state.correspondents.contains(&address),
             Use::TcpAccept => true,
             // Whoever may send to a published port gets an answer there.
             Use::UdpReceive => true,
         }
     }
 
-    /// Whether an answer to `remote` may be sent by a published UDP port.
-    pub fn allow_answer(&self, remote: SocketAddr) {
+    /// Remembers who has sent a datagram: an answer goes back to there and nowhere else.
+    pub fn received_from(&self, remote: SocketAddr) {
         let mut state = self.state();
-        if state.own.len() < 65_536 {
-            state.own.insert(remote.port());
+        if state.correspondents.len() >= MOST_CORRESPONDENTS {
+            state.correspondents.pop_first();
         }
+        state.correspondents.insert(remote);
+    }
+
+    /// Where a datagram to `guest` really goes: to a listener of the guest's own, or back to who has sent one.
+    ///
+    /// # Errors
+    /// When that peer was not granted.
+    pub fn reach_datagram(&self, guest: SocketAddr) -> Result<SocketAddr, Denied> {
+        if self.state().correspondents.contains(&guest) {
+            return Ok(guest);
+        }
+        self.reach(Protocol::Udp, guest)
+    }
+
+    /// Whether a name may be looked up: an address is no name, and `localhost` is the guest itself. Returns what is to
+    /// be asked instead.
+    ///
+    /// # Errors
+    /// When it is another name.
+    pub fn name(&self, name: String) -> Result<String, Denied> {
+        if name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok() {
+            return Ok(name);
+        }
+        if name.eq_ignore_ascii_case("localhost") {
+            return Ok(Ipv4Addr::LOCALHOST.to_string());
+        }
+        let denied = Denied::Name(name);
+        (self.0.tell)(&denied);
+        Err(denied)
     }
 }
+
+/// How many senders of datagrams are remembered.
+const MOST_CORRESPONDENTS: usize = 4096;
 
 /// The loopback address of the family of `like`.
 fn localhost(like: IpAddr) -> IpAddr {

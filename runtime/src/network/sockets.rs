@@ -8,13 +8,14 @@ use crate::grants::Protocol;
 use std::net::SocketAddr;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Result, StoreContextMut};
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::Host as Names2;
 use wasmtime_wasi::p2::bindings::sockets::network::{self as net2, ErrorCode, Host as _, IpSocketAddress};
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as Tcp2;
 use wasmtime_wasi::p2::bindings::sockets::udp::{
     self as udp2, HostIncomingDatagramStream as In2, HostOutgoingDatagramStream as Out2, HostUdpSocket as Udp2,
 };
 use wasmtime_wasi::p2::{SocketError, TcpSocket, UdpSocket};
-use wasmtime_wasi::p3::bindings::sockets::types as p3;
+use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names3, types as p3};
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
 
 /// A store's data that has a view of the network.
@@ -129,6 +130,13 @@ pub fn shadow_p2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         let real = Tcp2::remote_address(&mut store.data_mut().sockets(), this);
         seen(store.data_mut(), Protocol::Tcp, real)
     })?;
+    let mut names = linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?;
+    names.func_wrap("resolve-addresses", |mut store: StoreContextMut<'_, T>, (network, name): (Net, String)| {
+        let data = store.data_mut();
+        let Ok(name) = data.network().name(name) else { return Ok((Err(ErrorCode::AccessDenied),)) };
+        let stream = Names2::resolve_addresses(&mut data.sockets(), network, name);
+        answer(data, stream)
+    })?;
     shadow_udp2(linker)
 }
 
@@ -160,7 +168,7 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         |mut store: StoreContextMut<'_, T>, (this, remote): (Resource<UdpSocket>, Option<IpSocketAddress>)| {
             Box::new(async move {
                 let data = store.data_mut();
-                let remote = match remote.map(|guest| data.network().reach(Protocol::Udp, guest.into())) {
+                let remote = match remote.map(|guest| data.network().reach_datagram(guest.into())) {
                     Some(Err(_)) => return Ok((Err(ErrorCode::AccessDenied),)),
                     Some(Ok(real)) => Some(real.into()),
                     None => None,
@@ -185,7 +193,7 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             let mut received = In2::receive(&mut data.sockets(), this, most);
             for datagram in received.iter_mut().flatten() {
                 let real = SocketAddr::from(datagram.remote_address);
-                data.network().allow_answer(real);
+                data.network().received_from(real);
                 datagram.remote_address = data.network().seen(Protocol::Udp, real).into();
             }
             answer(data, received)
@@ -198,9 +206,9 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             let data = store.data_mut();
             for datagram in &mut datagrams {
                 if let Some(guest) = datagram.remote_address {
-                    // An answer goes back where the question came from; only a listener of the guest is translated.
-                    if let Ok(real) = data.network().reach(Protocol::Udp, guest.into()) {
-                        datagram.remote_address = Some(real.into());
+                    match data.network().reach_datagram(guest.into()) {
+                        Ok(real) => datagram.remote_address = Some(real.into()),
+                        Err(_) => return Ok((Err(ErrorCode::AccessDenied),)),
                     }
                 }
             }
@@ -229,7 +237,10 @@ fn seen<T: Networked>(
 /// # Errors
 /// When the linker refuses a definition.
 pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
-    use p3::{HostTcpSocket as Tcp3, HostTcpSocketWithStore as Connect3, HostUdpSocket as Udp3};
+    use p3::{
+        HostTcpSocket as Tcp3, HostTcpSocketWithStore as Connect3, HostUdpSocket as Udp3,
+        HostUdpSocketWithStore as Datagrams3,
+    };
     linker.allow_shadowing(true);
     let mut types = linker.instance("wasi:sockets/types@0.3.0")?;
     types.func_wrap_async(
@@ -259,6 +270,22 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             Box::pin(async move {
                 let reached = store.with(|mut s| s.get().network().reach(Protocol::Tcp, wanted.into()));
                 let Ok(real) = reached else { return Ok((Err(p3::ErrorCode::AccessDenied),)) };
+                // As for 0.2: bound first, so that the listener can tell its own guest from anybody else.
+                let same = || Resource::new_borrow(this.rep());
+                store.with(|mut s| -> Result<_> {
+                    let mut sockets = s.get().sockets();
+                    if Tcp3::get_local_address(&mut sockets, same()).is_err() {
+                        let any = SocketAddr::new(super::localhost(real.ip()), 0);
+                        // Binding waits for nothing: the check of the address answers at once.
+                        let bind = Tcp3::bind(&mut sockets, same(), any.into());
+                        let _ = futures::FutureExt::now_or_never(bind);
+                    }
+                    let local = Tcp3::get_local_address(&mut sockets, same()).ok().map(SocketAddr::from);
+                    if let Some(local) = local {
+                        s.get().network().own_client(local.port());
+                    }
+                    Ok(())
+                })?;
                 let sockets = store.with_getter::<WasiSockets>(T::sockets);
                 answer3(<WasiSockets as Connect3<T>>::connect(&sockets, this, real.into()).await)
             })
@@ -293,9 +320,56 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             })
         },
     )?;
+    types.func_wrap_async(
+        "[method]udp-socket.connect",
+        |mut store: StoreContextMut<'_, T>, (this, wanted): (Resource<p3::UdpSocket>, p3::IpSocketAddress)| {
+            Box::new(async move {
+                let data = store.data_mut();
+                let Ok(real) = data.network().reach_datagram(wanted.into()) else {
+                    return Ok((Err(p3::ErrorCode::AccessDenied),));
+                };
+                answer3(Udp3::connect(&mut data.sockets(), this, real.into()).await)
+            })
+        },
+    )?;
+    types.func_wrap_concurrent(
+        "[method]udp-socket.send",
+        |store, (this, data, wanted): (Resource<p3::UdpSocket>, Vec<u8>, Option<p3::IpSocketAddress>)| {
+            Box::pin(async move {
+                let reached = wanted.map(|to| store.with(|mut s| s.get().network().reach_datagram(to.into())));
+                let Ok(real) = reached.transpose() else { return Ok((Err(p3::ErrorCode::AccessDenied),)) };
+                let sockets = store.with_getter::<WasiSockets>(T::sockets);
+                answer3(<WasiSockets as Datagrams3<T>>::send(&sockets, this, data, real.map(Into::into)).await)
+            })
+        },
+    )?;
+    types.func_wrap_concurrent("[method]udp-socket.receive", |store, (this,): (Resource<p3::UdpSocket>,)| {
+        Box::pin(async move {
+            let sockets = store.with_getter::<WasiSockets>(T::sockets);
+            let received = <WasiSockets as Datagrams3<T>>::receive(&sockets, this).await;
+            answer3(received.map(|(data, from)| {
+                let real = SocketAddr::from(from);
+                let seen = store.with(|mut s| {
+                    s.get().network().received_from(real);
+                    s.get().network().seen(Protocol::Udp, real)
+                });
+                (data, p3::IpSocketAddress::from(seen))
+            }))
+        })
+    })?;
     types.func_wrap("[method]udp-socket.get-local-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Udp3::get_local_address(&mut store.data_mut().sockets(), this);
         seen3(store.data_mut(), Protocol::Udp, real)
+    })?;
+    let mut names = linker.instance("wasi:sockets/ip-name-lookup@0.3.0")?;
+    names.func_wrap_concurrent("resolve-addresses", |store, (name,): (String,)| {
+        Box::pin(async move {
+            let Ok(name) = store.with(|mut s| s.get().network().name(name)) else {
+                return Ok((Err(names3::ErrorCode::AccessDenied),));
+            };
+            let sockets = store.with_getter::<WasiSockets>(T::sockets);
+            Ok((<WasiSockets as names3::HostWithStore<T>>::resolve_addresses(&sockets, name).await?,))
+        })
     })
 }
 

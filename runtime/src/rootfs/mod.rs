@@ -154,17 +154,32 @@ fn outermost_first(binds: &[BindGrant]) -> Vec<&BindGrant> {
     sorted
 }
 
+/// Removes a file, a link or a tree; nothing there is a success.
+fn remove_any(path: &Path) -> Result<()> {
+    let gone = match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(_) => Ok(()),
+    };
+    gone.map_err(RootfsError::io("remove", path))
+}
+
 /// Copies a layer over what is there; a whiteout removes.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     use std::os::unix::fs::{FileTypeExt, symlink};
     let copy = |action: &'static str, path: &Path, r: std::io::Result<()>| r.map_err(RootfsError::io(action, path));
+    if crate::image::is_opaque(from) {
+        // What lies below is hidden; mounts cannot be here, since this is no mounted tree.
+        for old in std::fs::read_dir(to).map_err(RootfsError::io("read", to))?.flatten() {
+            remove_any(&old.path())?;
+        }
+    }
     for entry in std::fs::read_dir(from).map_err(RootfsError::io("read", from))? {
         let entry = entry.map_err(RootfsError::io("read", from))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let kind = entry.file_type().map_err(RootfsError::io("look at", &source))?;
-        if !kind.is_dir() || !target.is_dir() {
-            crate::store::files::remove_tree(&target)
-                .or_else(|_| std::fs::remove_file(&target).map_err(RootfsError::io("remove", &target)))?;
+        if !kind.is_dir() || !target.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            remove_any(&target)?;
         }
         if kind.is_dir() {
             copy("create", &target, std::fs::create_dir_all(&target))?;

@@ -109,7 +109,7 @@ pub fn raise(namespaces: &Result<Namespaces, String>, trees: &[&Path], low_ports
 pub fn compiler() {
     // Where a fence cannot stand the child is still a process of its own with limits, which `info` tells.
     let _ = rustix::thread::set_no_new_privs(true);
-    let _ = drop_capabilities(false);
+    let _ = keep_capabilities(CapabilitySet::empty());
     let _ = confine_files(&[]);
     let _ = seccomp::apply(seccomp::Allow::Compiler);
 }
@@ -120,6 +120,10 @@ fn drop_capabilities(low_ports: bool) -> rustix::io::Result<()> {
     if low_ports {
         keep |= CapabilitySet::NET_BIND_SERVICE;
     }
+    keep_capabilities(keep)
+}
+
+fn keep_capabilities(keep: CapabilitySet) -> rustix::io::Result<()> {
     let have = rustix::thread::capabilities(None)?;
     let kept = have.permitted & keep;
     rustix::thread::set_capabilities(

@@ -6,7 +6,7 @@ use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
-use crate::guest::{Control, Description, Ending, Program, Stop, TRAPPED, command, service};
+use crate::guest::{Control, Description, Ending, Program, STOPPED, Stop, TRAPPED, command, service};
 use crate::network::View;
 use crate::network::reserve::Reservation;
 use crate::rootfs::Preopen;
@@ -57,7 +57,11 @@ pub(super) fn run(
     }
     loop {
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
-            Ok(Some((Order::Stop(id), _))) => stop(&running, &id, Stop::Gently),
+            Ok(Some((Order::Stop(id), _))) => {
+                stop(&running, &id, Stop::Gently);
+                watch_stuck(&running, id, &socket);
+            }
+            Ok(Some((Order::Rest, _))) => super::rest(),
             Ok(Some((Order::Kill(id), _))) => stop(&running, &id, Stop::AtOnce),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
                 Ok((launch, program)) => start(launch, program, &socket, &mut running),
@@ -108,6 +112,26 @@ fn stop(running: &HashMap<String, Control>, id: &str, how: Stop) {
     }
 }
 
+/// A guest without doors is interrupted at once; but a WASI 0.1 program that sleeps does so in the engine's own thread,
+/// where nothing reaches it. When it is alone its process can end without it.
+fn watch_stuck(running: &HashMap<String, Control>, id: String, socket: &Arc<OwnedFd>) {
+    let (Some(control), true) = (running.get(&id).cloned(), running.len() == 1) else { return };
+    let socket = Arc::clone(socket);
+    let watch = move || {
+        std::thread::sleep(STUCK);
+        if !control.has_ended() && !control.close_doors() {
+            report(&socket, &Report::Ended { id, code: STOPPED, message: None });
+            // SAFETY: this ends the process without running anything more of it.
+            unsafe { libc::_exit(0) };
+        }
+    };
+    // Without the thread the guest has its grace period and is killed.
+    let _ = std::thread::Builder::new().name("watch".into()).stack_size(64 << 10).spawn(watch);
+}
+
+/// How long an interrupted guest may take to be gone.
+const STUCK: std::time::Duration = std::time::Duration::from_millis(20);
+
 fn report(socket: &OwnedFd, report: &Report) {
     // A keeper that is gone is noticed by the loop.
     let _ = wire::send(socket.as_fd(), report, &[]);
@@ -146,6 +170,7 @@ fn start(
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
         let ending = live(launch, program, &control, &reports);
+        control.end();
         report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
     });
     if let Err(e) = spawned {

@@ -1,10 +1,10 @@
 //! The system calls that a host process needs, and no others: every other one answers EPERM.
+//!
+//! The filter is put together here rather than by seccompiler, which brings the types and the call: that compares a
+//! call's number with each allowed one in turn, and the kernel walks the whole program for each of its calls when it
+//! takes a filter (0.3 ms of every start). This one searches: ranges of numbers, halved at each step.
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition as Condition,
-    SeccompFilter, SeccompRule,
-};
-use std::collections::BTreeMap;
+use seccompiler::{BpfProgram, sock_filter};
 
 /// Who is fenced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,59 +20,137 @@ pub enum Allow {
 /// # Errors
 /// When the kernel has no seccomp, in its own words.
 pub fn apply(allow: Allow) -> Result<(), String> {
-    // The main filter is the last: it lets no further one be added. The stricter answer of the two counts.
-    let programs = [no_clone3(), main_filter(allow)];
-    for program in programs {
-        let program = program.map_err(|e| e.to_string())?;
-        seccompiler::apply_filter(&program).map_err(|e| e.to_string())?;
-    }
-    Ok(())
+    seccompiler::apply_filter(&filter(allow)).map_err(|e| e.to_string())
 }
 
-type Built = Result<BpfProgram, seccompiler::BackendError>;
+/// What a system call is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rule {
+    /// It may be made.
+    Yes,
+    /// It may be made when the low half of an argument, masked, is one of these.
+    When { argument: u32, mask: u32, values: Vec<u32> },
+    /// There is no such call, it is told.
+    Absent,
+}
 
-fn main_filter(allow: Allow) -> Built {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = MEMORY_AND_THREADS.iter().map(|call| (*call, vec![])).collect();
+fn rules(allow: Allow) -> Vec<(u32, Rule)> {
+    let number = |call: i64| u32::try_from(call).unwrap_or(u32::MAX);
+    let when = |argument, values: &[libc::c_int]| Rule::When {
+        argument,
+        mask: u32::MAX,
+        values: values.iter().map(|v| v.cast_unsigned()).collect(),
+    };
+    let mut rules: Vec<(u32, Rule)> = MEMORY_AND_THREADS.iter().map(|call| (number(*call), Rule::Yes)).collect();
     if allow == Allow::Host {
-        rules.extend(FILES.iter().chain(SOCKETS).map(|call| (*call, vec![])));
-        let family = |f: libc::c_int| only(0, Len::Dword, f.unsigned_abs().into());
-        rules.insert(libc::SYS_socket, vec![family(libc::AF_INET)?, family(libc::AF_INET6)?]);
-        let request = |r: u64| only(1, Len::Dword, r);
-        rules.insert(
-            libc::SYS_ioctl,
-            [libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ, PAGEMAP_SCAN]
-                .into_iter()
-                .map(request)
-                .collect::<Result<_, _>>()?,
-        );
+        rules.extend(FILES.iter().chain(SOCKETS).map(|call| (number(*call), Rule::Yes)));
+        rules.push((number(libc::SYS_socket), when(0, &[libc::AF_INET, libc::AF_INET6])));
+        let requests = [libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ, PAGEMAP_SCAN];
+        let values = requests.iter().map(|r| u32::try_from(*r).unwrap_or_default()).collect();
+        rules.push((number(libc::SYS_ioctl), Rule::When { argument: 1, mask: u32::MAX, values }));
     }
-    // A thread, never a process or a namespace.
-    let thread = libc::CLONE_THREAD.unsigned_abs().into();
-    rules.insert(
-        libc::SYS_clone,
-        vec![SeccompRule::new(vec![Condition::new(0, Len::Qword, Op::MaskedEq(thread), thread)?])?],
-    );
-    let option = |o: libc::c_int| only(0, Len::Dword, o.unsigned_abs().into());
-    rules.insert(libc::SYS_prctl, vec![option(libc::PR_SET_NAME)?, option(libc::PR_GET_NAME)?, option(PR_SET_VMA)?]);
-    // Limits may be read, not set.
-    rules.insert(libc::SYS_prlimit64, vec![only(2, Len::Qword, 0)?]);
-    let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    SeccompFilter::new(rules, denied, SeccompAction::Allow, arch()?)?.try_into()
+    // A thread, never a process or a namespace. clone3(2) hides its flags from a filter; told that there is none, the C
+    // library takes clone(2).
+    let thread = libc::CLONE_THREAD.cast_unsigned();
+    rules.push((number(libc::SYS_clone), Rule::When { argument: 0, mask: thread, values: vec![thread] }));
+    rules.push((number(libc::SYS_clone3), Rule::Absent));
+    rules.push((number(libc::SYS_prctl), when(0, &[libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA])));
+    // Limits may be read, not set: the new limit is no pointer.
+    rules.push((number(libc::SYS_prlimit64), when(2, &[0])));
+    rules.sort_by_key(|(call, _)| *call);
+    rules
 }
 
-/// clone3(2) hides its flags from a filter; told that there is none, the C library takes clone(2).
-fn no_clone3() -> Built {
-    let rules = BTreeMap::from([(libc::SYS_clone3, vec![])]);
-    let none = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    SeccompFilter::new(rules, SeccompAction::Allow, none, arch()?)?.try_into()
+/// Neighbours with one answer, as one range of numbers.
+fn ranges(rules: Vec<(u32, Rule)>) -> Vec<(u32, u32, Rule)> {
+    let mut ranges: Vec<(u32, u32, Rule)> = Vec::new();
+    for (call, rule) in rules {
+        match ranges.last_mut() {
+            Some((_, last, same)) if *last + 1 == call && rule == Rule::Yes && *same == Rule::Yes => *last = call,
+            _ => ranges.push((call, call, rule)),
+        }
+    }
+    ranges
 }
 
-fn arch() -> Result<seccompiler::TargetArch, seccompiler::BackendError> {
-    std::env::consts::ARCH.try_into()
+// Classic BPF (Linux: include/uapi/linux/bpf_common.h) and seccomp's return values (seccomp(2)).
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER: u16 = 0x25;
+const JUMP_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+const ALLOWED: u32 = 0x7fff_0000;
+const ERRNO: u32 = 0x0005_0000;
+const DENIED: u32 = ERRNO | libc::EPERM.cast_unsigned();
+const ABSENT: u32 = ERRNO | libc::ENOSYS.cast_unsigned();
+const KILLED: u32 = 0x8000_0000;
+
+// Where struct seccomp_data has the number, the architecture and the low half of an argument.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const fn argument(n: u32) -> u32 {
+    16 + 8 * n + if cfg!(target_endian = "big") { 4 } else { 0 }
 }
 
-fn only(argument: u8, length: Len, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
-    SeccompRule::new(vec![Condition::new(argument, length, Op::Eq, value)?])
+/// AUDIT_ARCH_… (include/uapi/linux/audit.h): calls of another architecture have other numbers.
+#[cfg(target_arch = "x86_64")]
+const OUR_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const OUR_ARCH: u32 = 0xc000_00b7;
+
+fn plain(code: u16, k: u32) -> sock_filter {
+    sock_filter { code, jt: 0, jf: 0, k }
+}
+
+fn jump(code: u16, k: u32, yes: u8, no: u8) -> sock_filter {
+    sock_filter { code, jt: yes, jf: no, k }
+}
+
+fn filter(allow: Allow) -> BpfProgram {
+    let mut program =
+        vec![plain(LOAD, ARCH), jump(JUMP_EQUAL, OUR_ARCH, 1, 0), plain(RETURN, KILLED), plain(LOAD, NUMBER)];
+    program.extend(search(&ranges(rules(allow))));
+    program
+}
+
+/// The program that finds the loaded number among `ranges`; every way through it ends in an answer.
+fn search(ranges: &[(u32, u32, Rule)]) -> BpfProgram {
+    let (left, right) = ranges.split_at(ranges.len() / 2);
+    match (ranges, right.first()) {
+        ([], _) => vec![plain(RETURN, DENIED)],
+        ([(first, last, rule)], _) => {
+            let mut program = answer(rule);
+            let skip = u8::try_from(program.len()).unwrap_or(u8::MAX);
+            // Outside of the range: past the answer.
+            program.splice(0..0, [jump(JUMP_AT_LEAST, *first, 0, skip + 1), jump(JUMP_GREATER, *last, skip, 0)]);
+            program.push(plain(RETURN, DENIED));
+            program
+        }
+        (_, Some((middle, _, _))) => {
+            let (left, right) = (search(left), search(right));
+            let mut program = vec![jump(JUMP_AT_LEAST, *middle, u8::try_from(left.len()).unwrap_or(u8::MAX), 0)];
+            program.extend(left);
+            program.extend(right);
+            program
+        }
+        (_, None) => vec![plain(RETURN, DENIED)],
+    }
+}
+
+fn answer(rule: &Rule) -> BpfProgram {
+    match rule {
+        Rule::Yes => vec![plain(RETURN, ALLOWED)],
+        Rule::Absent => vec![plain(RETURN, ABSENT)],
+        Rule::When { argument: n, mask, values } => {
+            let mut program = vec![plain(LOAD, argument(*n)), plain(AND, *mask)];
+            for value in values {
+                program.extend([jump(JUMP_EQUAL, *value, 0, 1), plain(RETURN, ALLOWED)]);
+            }
+            program.push(plain(RETURN, DENIED));
+            program
+        }
+    }
 }
 
 /// ioctl(2) of `/proc/self/pagemap`, by which the engine finds the pages that an instance has written (Linux 6.7).
@@ -84,7 +162,6 @@ const MEMORY_AND_THREADS: &[i64] = &[
     libc::SYS_clock_getres,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
-    libc::SYS_clone3,
     libc::SYS_close,
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -183,10 +260,68 @@ const SOCKETS: &[i64] = &[
 mod tests {
     use super::*;
 
+    /// What a program answers, by the rules of classic BPF.
+    fn run(program: &[sock_filter], arch: u32, number: i64, args: [u64; 3]) -> u32 {
+        let load = |k: u32| match k {
+            NUMBER => u32::try_from(number).unwrap(),
+            ARCH => arch,
+            k => (args[(k as usize - 16) / 8] & 0xffff_ffff) as u32,
+        };
+        let (mut at, mut a) = (0, 0u32);
+        loop {
+            let i = &program[at];
+            at += 1;
+            let test = match i.code {
+                LOAD => {
+                    a = load(i.k);
+                    continue;
+                }
+                AND => {
+                    a &= i.k;
+                    continue;
+                }
+                RETURN => return i.k,
+                JUMP_EQUAL => a == i.k,
+                JUMP_GREATER => a > i.k,
+                JUMP_AT_LEAST => a >= i.k,
+                other => panic!("{other:#x}"),
+            };
+            at += usize::from(if test { i.jt } else { i.jf });
+        }
+    }
+
     #[test]
-    fn the_filters_can_be_built() {
-        assert!(!main_filter(Allow::Host).unwrap().is_empty());
-        assert!(main_filter(Allow::Compiler).unwrap().len() < main_filter(Allow::Host).unwrap().len());
-        assert!(!no_clone3().unwrap().is_empty());
+    fn every_number_gets_its_answer() {
+        for allow in [Allow::Host, Allow::Compiler] {
+            let (program, rules) = (filter(allow), rules(allow));
+            assert!(program.len() < 400, "{}", program.len());
+            for number in 0..1000u32 {
+                let wanted = match rules.iter().find(|(n, _)| *n == number).map(|(_, rule)| rule) {
+                    Some(Rule::Yes) => ALLOWED,
+                    Some(Rule::Absent) => ABSENT,
+                    // With arguments that none of them takes.
+                    Some(Rule::When { .. }) | None => DENIED,
+                };
+                assert_eq!(run(&program, OUR_ARCH, number.into(), [0xdead, 0xdead, 0xdead]), wanted, "call {number}");
+            }
+            assert_eq!(run(&program, OUR_ARCH ^ 1, libc::SYS_read, [0; 3]), KILLED);
+        }
+    }
+
+    #[test]
+    fn arguments_decide_where_they_should() {
+        let program = filter(Allow::Host);
+        let ask = |number, args| run(&program, OUR_ARCH, number, args);
+        assert_eq!(ask(libc::SYS_socket, [libc::AF_INET as u64, 1, 0]), ALLOWED);
+        assert_eq!(ask(libc::SYS_socket, [libc::AF_UNIX as u64, 1, 0]), DENIED);
+        assert_eq!(ask(libc::SYS_clone, [libc::CLONE_THREAD as u64 | libc::CLONE_VM as u64, 0, 0]), ALLOWED);
+        assert_eq!(ask(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0]), DENIED);
+        assert_eq!(ask(libc::SYS_clone3, [0; 3]), ABSENT);
+        assert_eq!(ask(libc::SYS_prlimit64, [0, 3, 0]), ALLOWED);
+        assert_eq!(ask(libc::SYS_prlimit64, [0, 3, 0x1000]), DENIED);
+        for call in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_unshare, libc::SYS_bpf] {
+            assert_eq!(ask(call, [0; 3]), DENIED);
+        }
+        assert_eq!(run(&filter(Allow::Compiler), OUR_ARCH, libc::SYS_openat, [0; 3]), DENIED);
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Order {
     Stop(String),
     /// End a container at once.
     Kill(String),
+    /// Give up what starting took: an idle sandbox needs little of the program's text.
+    Rest,
 }
 
 /// What a container that joins a running sandbox is made of.

@@ -147,7 +147,11 @@ fn serve(port: &str) -> Result<(), Failure> {
                         });
                     }
                     Err(ErrorCode::WouldBlock) => {}
-                    Err(code) => eprintln!("tcp: accept: {}", code.name()),
+                    // The listener is closed when the container is to stop.
+                    Err(code) => {
+                        eprintln!("tcp: accept: {}", code.name());
+                        return Ok(());
+                    }
                 },
             }
         }

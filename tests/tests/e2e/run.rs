@@ -28,7 +28,9 @@ fn variables_come_from_image_file_and_flags_the_later_one_winning() {
     store.build_from("run-env", &context);
     let file = Dir::new().file("env", "# a comment\n\nTWO=file\nFOUR=file\nFROM_HERE\n");
     let output = store
-        .sampan(format!("run --rm --env-file '{file}/env' -e FOUR=flag -e ALSO_HERE -e UNSET_HERE -e EMPTY= run-env env"))
+        .sampan(format!(
+            "run --rm --env-file '{file}/env' -e FOUR=flag -e ALSO_HERE -e UNSET_HERE -e EMPTY= run-env env"
+        ))
         .env("FROM_HERE", "here")
         .env("ALSO_HERE", "here too")
         .env("NOT_TOLD", "secret")

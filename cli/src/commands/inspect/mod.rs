@@ -4,7 +4,7 @@ mod container;
 mod image;
 
 use crate::Context;
-use crate::commands::{filter, volume};
+use crate::commands::{filter, volume, words};
 use crate::format;
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
@@ -102,7 +102,7 @@ pub fn print(names: &[String], format: Option<&str>, look: impl Fn(&str) -> Resu
     }
     filter::print(&format::inspect(&found, format)?)?;
     for error in &errors {
-        eprintln!("sampan: {error:#}");
+        eprintln!("sampan: {}", words(error));
     }
     Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

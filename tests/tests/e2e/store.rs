@@ -1,0 +1,252 @@
+//! The store itself: full, closed, foreign or damaged.
+
+use sampan_tests::needs::{Need, lacks};
+use sampan_tests::store::sample_file;
+use sampan_tests::{Dir, Store, tree};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+
+const MOUNTS: &[Need] = &[Need::Root, Need::Tool("unshare")];
+
+/// The compiled code of a store's only program.
+fn code(store: &Store) -> PathBuf {
+    let all = tree(&store.root().join("code"), &[]);
+    let code: Vec<_> = all.iter().filter(|path| path.ends_with(".cwasm")).collect();
+    assert_eq!(code.len(), 1, "{all:?}");
+    store.root().join("code").join(code[0])
+}
+
+/// Shell functions for a store on a small disk: `full COMMAND…` must fail for want of space with words that say so,
+/// and leave the scratch directory empty.
+const FULL: &str = r#"
+    full() {
+        if "$@" >/tmp/out.$$ 2>&1; then echo "$* has succeeded on a full disk"; exit 1; fi
+        grep -q 'No space left on device' /tmp/out.$$ || { echo "$*:"; cat /tmp/out.$$; exit 1; }
+        grep -q 'free some space' /tmp/out.$$ || { echo "no way out in:"; cat /tmp/out.$$; exit 1; }
+        [ -z "$(ls -A "$SAMPAN_ROOT/tmp")" ] || { ls -lR "$SAMPAN_ROOT/tmp"; exit 1; }
+    }
+    mkdir -p "$SAMPAN_ROOT"
+    mount -t tmpfs -o size=$SIZE tmpfs "$SAMPAN_ROOT"
+    trap 'rm -f /tmp/out.$$' EXIT
+    fill() { dd if=/dev/zero of="$SAMPAN_ROOT/ballast" bs=4k 2>/dev/null || true; }
+    free() { rm "$SAMPAN_ROOT/ballast"; }
+"#;
+
+#[test]
+fn a_build_on_a_full_disk_says_so_and_works_once_there_is_space() {
+    if lacks(MOUNTS) {
+        return;
+    }
+    let store = Store::fresh(&[]);
+    let context =
+        Dir::context("FROM scratch\nCOPY hello.wasm /hello.wasm\nCOPY more /more\nENTRYPOINT [\"/hello.wasm\"]\n");
+    let context = context.copy("hello.wasm", &sample_file("hello"));
+    std::fs::write(
+        context.join("more"),
+        (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect::<Vec<u8>>(),
+    )
+    .unwrap();
+    let script = format!(
+        "{FULL}
+        full sampan build -q -t hello '{context}'
+        [ -z \"$(sampan images -q)\" ]
+        mount -o remount,size=16m \"$SAMPAN_ROOT\"
+        sampan build -q -t hello '{context}' >/dev/null
+        sampan run --rm hello"
+    );
+    store.shell(&script).env("SIZE", "1m").under("unshare --mount").ok().stdout_is("Hello from Sampan!\n");
+}
+
+#[test]
+fn create_and_run_on_a_full_disk_say_so_and_the_rest_works_on() {
+    if lacks(MOUNTS) {
+        return;
+    }
+    let store = Store::fresh(&[]);
+    let sample = sample_file("probe");
+    let samples = sample.parent().unwrap().display();
+    let script = format!(
+        "{FULL}
+        sampan build -q -t probe '{samples}' >/dev/null
+        sampan create --name before probe args x >/dev/null
+        fill
+        full sampan create --name after probe
+        full sampan run --rm probe
+        full sampan run -d --name after probe
+        full sampan volume create v
+        sampan ps -a --format '{{{{.Names}}}}'
+        sampan images --format '{{{{.Repository}}}}'
+        sampan rm before
+        free
+        sampan run --rm --name after probe args works"
+    );
+    let run = store.shell(&script).env("SIZE", "4m").under("unshare --mount").ok();
+    run.stdout_is("before\nprobe\nbefore\nworks\n");
+}
+
+#[test]
+fn a_guest_that_fills_the_disk_gets_an_error_and_its_end_is_told() {
+    if lacks(MOUNTS) {
+        return;
+    }
+    let store = Store::fresh(&[]);
+    let sample = sample_file("probe");
+    let samples = sample.parent().unwrap().display();
+    let script = format!(
+        "{FULL}
+        sampan build -q -t probe '{samples}' >/dev/null
+        code=0; sampan run --name x probe fill /f 100000000 2>/dev/null || code=$?
+        sampan inspect -f '{{{{.State.Status}}}} {{{{.State.ExitCode}}}}' x
+        sampan ps -aq --filter status=exited | wc -l
+        sampan rm x
+        sampan run --rm probe args \"$code\""
+    );
+    let run = store.shell(&script).env("SIZE", "4m").under("unshare --mount").ok();
+    run.stdout_is("exited 1\n1\nx\n1\n");
+}
+
+#[test]
+fn a_store_that_cannot_be_written_says_so_and_can_be_read() {
+    if lacks(MOUNTS) {
+        return;
+    }
+    let store = Store::fresh(&["hello"]);
+    store.sampan("create --name x hello").ok();
+    let script = r#"
+        mount --bind "$SAMPAN_ROOT" "$SAMPAN_ROOT"
+        mount -o remount,bind,ro "$SAMPAN_ROOT"
+        sampan images --format '{{.Repository}}'
+        sampan ps -a --format '{{.Names}}'
+        sampan inspect -f '{{.State.Status}}' x
+        for command in 'run --rm hello' 'create hello' 'start x' 'rm x' 'rmi -f hello' 'volume create v'; do
+            if sampan $command 2>err; then echo "$command has succeeded"; exit 1; fi
+            grep -q 'Read-only file system' err || { echo "$command:"; cat err; exit 1; }
+            grep -q -e '--root' err || { echo "no way out of $command:"; cat err; exit 1; }
+        done
+    "#;
+    let dir = Dir::new();
+    let run = store.shell(script).dir(dir.path()).under("unshare --mount").ok();
+    run.stdout_is("hello\nx\ncreated\n");
+    store.sampan("start -a x").ok();
+}
+
+#[test]
+fn a_newer_store_is_refused_and_left_alone() {
+    let store = Store::fresh(&["hello"]);
+    let version = store.root().join("version");
+    let usual = std::fs::read(&version).unwrap();
+    std::fs::write(&version, "99\n").unwrap();
+    let before = store.tree();
+    for command in ["images", "ps", "info", "volume ls"] {
+        store.sampan(command).fails(1).stderr_has("format 99").stderr_has("newer sampan");
+    }
+    store.sampan("run --rm hello").fails(125).stderr_has("format 99");
+    assert_eq!(store.tree(), before);
+    std::fs::write(&version, "hello").unwrap();
+    store.sampan("images").fails(1).stderr_has("is this a sampan store?");
+    std::fs::write(&version, usual).unwrap();
+    store.sampan("run --rm hello").ok();
+}
+
+#[test]
+fn a_root_that_cannot_be_is_told() {
+    let dir = Dir::new().file("f", "");
+    let store = Store::shared(&[]);
+    let error = store.sampan(format!("images --root '{dir}/f'")).fails(1);
+    error.stderr_has("/f");
+    store.sampan(format!("run --root '{dir}/f/x' hello")).fails(125).stderr_has("/f/x");
+}
+
+#[test]
+fn changed_code_is_not_run_but_compiled_anew() {
+    let store = Store::fresh(&["hello"]);
+    let code = code(&store);
+    let good = std::fs::read(&code).unwrap();
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    std::fs::write(&code, &bad).unwrap();
+    store.sampan("run --rm hello").ok().stdout_is("Hello from Sampan!\n").stderr_is("");
+    assert!(std::fs::read(&code).unwrap() != bad, "what was changed is still there");
+    // Half of it, none of it, and a link to what is good.
+    for broken in [&good[..good.len() / 2], b""] {
+        std::fs::write(&code, broken).unwrap();
+        store.sampan("run --rm hello").ok().stdout_is("Hello from Sampan!\n");
+    }
+    let elsewhere = Dir::new().file("code", &good);
+    std::fs::remove_file(&code).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("code"), &code).unwrap();
+    store.sampan("run --rm hello").ok();
+    assert!(code.symlink_metadata().unwrap().is_file());
+}
+
+#[test]
+fn code_that_others_may_write_is_not_run() {
+    let store = Store::fresh(&["hello"]);
+    let code = code(&store);
+    let first = code.metadata().unwrap().ino();
+    std::fs::set_permissions(&code, PermissionsExt::from_mode(0o666)).unwrap();
+    store.sampan("run --rm hello").ok();
+    let meta = code.metadata().unwrap();
+    assert!(meta.ino() != first && meta.mode() & 0o022 == 0, "{meta:?}");
+}
+
+#[test]
+fn compiled_code_can_be_deleted_at_any_time() {
+    let store = Store::fresh(&["hello"]);
+    store.sampan("create --name x hello").ok();
+    std::fs::remove_dir_all(store.root().join("code")).unwrap();
+    store.sampan("start -a x").ok().stdout_is("Hello from Sampan!\n");
+    store.sampan("run --rm hello").ok();
+}
+
+#[test]
+fn unpacked_layers_that_are_lost_are_unpacked_again() {
+    let store = Store::fresh(&["hello"]);
+    for layer in std::fs::read_dir(store.root().join("layers")).unwrap().flatten() {
+        std::fs::remove_dir_all(layer.path()).unwrap();
+    }
+    store.sampan("run --rm hello").ok().stdout_is("Hello from Sampan!\n");
+}
+
+#[test]
+fn a_damaged_index_is_named() {
+    let store = Store::fresh(&["hello"]);
+    let index = store.root().join("content/index.json");
+    std::fs::write(&index, "{\"manifests\": 3").unwrap();
+    store.sampan("images").fails(1).stderr_has("index.json").stderr_has("damaged");
+    store.sampan("run --rm hello").fails(125).stderr_has("index.json");
+}
+
+#[test]
+fn a_store_and_its_sockets_are_closed_to_others() {
+    let store = Store::shared(&["probe"]);
+    let container = store.detached("probe forever");
+    for dir in [store.root(), store.run_dir(), store.run_dir().parent().unwrap()] {
+        let mode = dir.metadata().unwrap().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{}", dir.display());
+    }
+    assert!(store.run_dir().join(&container.id()[..12]).join("sock").exists());
+    if lacks(&[Need::Root, Need::Tool("setpriv")]) {
+        return;
+    }
+    let other = store.as_nobody();
+    for command in ["ps", "images", "inspect x"] {
+        other.sampan(command).fails(1).stderr_has("ermission denied");
+    }
+    other.sampan(format!("kill {container}")).fails(1);
+    other.sampan("run --rm probe").fails(125).stderr_has("ermission denied");
+    assert_eq!(container.status(), "running");
+}
+
+#[test]
+fn a_run_directory_of_somebody_else_is_refused() {
+    if lacks(&[Need::Root, Need::Tool("setpriv"), Need::UserNamespaces]) {
+        return;
+    }
+    let store = Store::rootless(&["probe"]);
+    // As if somebody had been there first, in a directory where everybody may write.
+    std::fs::create_dir_all(store.run_dir()).unwrap();
+    std::fs::set_permissions(store.run_dir(), PermissionsExt::from_mode(0o777)).unwrap();
+    store.sampan("run --rm probe args").fails(125).stderr_has("belongs to user 0");
+}
