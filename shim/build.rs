@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for name in ["sandbox.rs", "sandbox_ttrpc.rs"] {
         let path = std::path::Path::new(&out).join(name);
         let text = std::fs::read_to_string(&path)?;
-        let kept: Vec<_> = text.lines().filter(|l| !l.starts_with("#![") && !l.starts_with("//!")).collect();
+        let inner = |l: &str| l.starts_with("#![") || l.starts_with("//!") || l.trim_start().starts_with("#[allow(");
+        let kept: Vec<_> = text.lines().filter(|l| !inner(l)).collect();
         std::fs::write(&path, kept.join("\n"))?;
     }
     Ok(())

@@ -103,7 +103,14 @@ impl Http {
     /// Sends a request and leaves its answer for later.
     #[track_caller]
     pub fn send(&mut self, method: &str, target: &str, body: &[u8]) {
-        let head = format!("{method} {target} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.send_with(method, target, "", body);
+    }
+
+    /// The same with header lines of the test's own.
+    #[track_caller]
+    pub fn send_with(&mut self, method: &str, target: &str, headers: &str, body: &[u8]) {
+        let length = body.len();
+        let head = format!("{method} {target} HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n{headers}\r\n");
         let stream = self.stream.get_mut();
         stream.write_all(head.as_bytes()).or_fail("cannot send a request");
         // Beside the reading: a service that echoes answers before it has everything.

@@ -44,7 +44,7 @@ pub fn list(store: &Store) -> Result<Vec<Container>> {
     // One that cannot be read is being made or removed right now, or its maker was killed.
     let read = |dir: PathBuf| load(&dir).inspect_err(|_| sweep(&dir)).ok();
     let mut all: Vec<Container> = entries.flatten().filter_map(|entry| read(entry.path())).collect();
-    all.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+    all.sort_by_key(|c| std::cmp::Reverse(c.record.created));
     Ok(all)
 }
 

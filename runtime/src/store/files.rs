@@ -161,7 +161,7 @@ pub(crate) mod tests {
         let dir = temp_dir();
         let closed = dir.join("work/work");
         std::fs::create_dir_all(&closed).unwrap();
-        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o0)).unwrap();
         remove_tree(&dir).unwrap();
         assert!(!dir.exists());
         remove_tree(&dir).unwrap();

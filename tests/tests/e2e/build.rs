@@ -67,13 +67,14 @@ fn every_mistake_in_a_dockerfile_is_told_with_its_line_and_column() {
 fn what_is_no_build_at_all_is_told() {
     let store = Store::shared(&[]);
     let empty = Dir::new().file("f", "");
+    let good = Dir::context("FROM scratch\n");
     for (args, words) in [
         (format!("'{empty}'"), "Dockerfile"),
         (format!("-f '{empty}/none' '{empty}'"), "none"),
         ("/none/such".to_owned(), "/none/such"),
         (format!("'{empty}/f'"), "/f"),
-        (format!("-t UPPER '{empty}'"), "UPPER"),
-        (format!("-t a@sha256:{} '{empty}'", "0".repeat(64)), "sha256"),
+        (format!("-t UPPER '{good}'"), "UPPER"),
+        (format!("-t a@sha256:{} '{good}'", "0".repeat(64)), "sha256"),
     ] {
         store.sampan(format!("build {args}")).fails(1).stderr_has(words);
     }
@@ -143,7 +144,8 @@ fn the_same_sources_give_the_same_image_in_any_store() {
         (0..20).fold(copy.copy("hello.wasm", &sample_file("hello")), |dir, n| dir.file(&format!("d/{n}"), "x"))
     };
     let build = |store: &Store| {
-        store.sampan(format!("build -q -t same '{}'", context())).env("SOURCE_DATE_EPOCH", "1700000000").ok().line()
+        let context = context();
+        store.sampan(format!("build -q -t same '{context}'")).env("SOURCE_DATE_EPOCH", "1700000000").ok().line()
     };
     let (one, other) = (Store::fresh(&[]), Store::fresh(&[]));
     let id = build(&one);
@@ -246,14 +248,14 @@ fn rmi_takes_a_name_and_with_the_last_one_the_image() {
 #[test]
 fn an_image_that_a_container_needs_stays() {
     let store = Store::fresh(&["hello"]);
-    let id = store.sampan("create --name x hello").ok().line();
+    let id = store.sampan("create --name box hello").ok().line();
     store.sampan("rmi hello").fails(1).stderr_has("is used by container").stderr_has(&id[..12]);
     // By force it loses its name, and stays all the same.
     store.sampan("rmi -f hello").ok().stdout_is("Untagged: hello:latest\n");
-    store.sampan("start -a x").ok().stdout_is("Hello from Sampan!\n");
-    let image = store.sampan("inspect -f {{.Image}} x").ok().line();
+    store.sampan("start -a box").ok().stdout_is("Hello from Sampan!\n");
+    let image = store.sampan("inspect -f {{.Image}} box").ok().line();
     store.sampan(format!("rmi -f {image}")).fails(1);
-    store.sampan("rm x").ok();
+    store.sampan("rm box").ok();
     store.sampan(format!("rmi {image}")).ok().stdout_has("Deleted: ");
     assert_eq!(std::fs::read_dir(store.root().join("layers")).unwrap().count(), 0);
 }

@@ -26,19 +26,12 @@ fn c_counts_words_of_its_input_and_of_a_volume() {
 }
 
 #[test]
-fn c_takes_a_path_from_the_working_directory() {
-    let store = Store::shared(&["c"]);
-    let data = Dir::new().file("f", "a b\n");
-    store.sampan(format!("run --rm -v '{data}:/data' c f")).ok().stdout_is("1 2 4 f\n");
-}
-
-#[test]
 fn go_has_its_goroutines_and_its_files() {
     let store = Store::shared(&["go"]);
     let data = Dir::new().file("f", "from a file\n");
     let run = store.sampan(format!("run --rm -v '{data}:/data' go /data/f")).ok();
     run.stdout_has("Hello from Go, go1.").stdout_has("squares: [0 1 4 9 16]\nfrom a file\n");
-    store.sampan("run --rm go /none").fails(1).stderr_has("no such file");
+    store.sampan("run --rm go /none").fails(1).stderr_has("No such file");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use rustix::process::Signal;
 use sampan_tests::files::unique;
 use sampan_tests::net::{self, Http};
-use sampan_tests::{Store, eventually};
+use sampan_tests::{Store, eventually, tree};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -315,8 +316,8 @@ fn a_container_with_rm_leaves_nothing_at_all() {
     same("after an end in the background");
     for end in ["stop", "kill", "rm -f"] {
         for guest in ["probe forever", "-p 8000 web"] {
-            store.sampan(format!("run -d --rm --name x {guest}")).ok();
-            store.sampan(format!("{end} x")).ok();
+            store.sampan(format!("run -d --rm --name box {guest}")).ok();
+            store.sampan(format!("{end} box")).ok();
             same(&format!("after {end} of {guest}"));
         }
     }
@@ -329,13 +330,16 @@ fn a_container_with_rm_leaves_nothing_at_all() {
 
 #[test]
 fn a_container_that_has_ended_leaves_no_process_and_no_run_state() {
-    let store = Store::fresh(&["probe"]);
-    store.sampan("run -d --name x probe forever").ok();
-    let pid = store.sampan("inspect -f {{.State.Pid}} x").ok().line();
-    store.sampan("stop x").ok();
-    eventually("its host is gone", || !std::path::Path::new("/proc").join(&pid).exists());
-    eventually("its run state is gone", || store.tree().iter().all(|path| !path.starts_with("run: ")));
-    assert!(sampan_tests::tree(&store.root().join("tmp"), &[]).is_empty());
+    let store = Store::shared(&["probe"]);
+    let container = store.detached("probe forever");
+    let (id, host, keeper) = (container.id(), container.host(), container.keeper());
+    assert!(store.run_dir().join(&id[..12]).exists());
+    store.sampan(format!("stop {container}")).ok();
+    for pid in [host, keeper] {
+        eventually("its processes are gone", || !Path::new(&format!("/proc/{pid}")).exists());
+    }
+    let left = tree(store.run_dir(), &[]).into_iter().find(|path| path.contains(&id[..12]));
+    assert_eq!(left, None);
 }
 
 #[test]

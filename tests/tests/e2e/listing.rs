@@ -69,7 +69,7 @@ fn ps_prints_through_templates_as_a_table_and_as_json() {
     let web = store.detached(format!("-p 127.0.0.1::8000 --expose 9000 -l {label} web"));
     let port = web.port("8000");
     let ps = format!("ps --filter label={label}");
-    let ports = format!("127.0.0.1:{port}->8000/tcp, 9000/tcp");
+    let ports = format!("9000/tcp, 127.0.0.1:{port}->8000/tcp");
     for (format, wanted) in [
         ("{{.Names}}: {{.Image}} {{.State}}", format!("{web}: web running\n")),
         ("{{.Ports}}", format!("{ports}\n")),

@@ -86,7 +86,6 @@ const NO_GUEST: &[Case] = &[
     ("run ./import.wat", 126, "acme:teapot/brew"),
     ("run ./broken.wat", 126, "WAT"),
     ("run -v ./native.wasm:/native hello-base /native", 126, "native Linux program"),
-    ("run -v .:/dir hello-base /dir", 126, "directory"),
 ];
 
 /// What is not there: 127.
@@ -131,6 +130,12 @@ fn what_is_no_guest_is_126_in_the_background_too() {
 fn what_is_missing_is_127_and_leaves_nothing() {
     each_leaves_the_store_as_it_was(MISSING, "");
     each_leaves_the_store_as_it_was(MISSING, "-d --rm");
+}
+
+#[test]
+fn a_directory_is_no_program() {
+    let store = Store::shared(&["hello"]);
+    store.sampan("run --rm -v /tmp:/dir --entrypoint /dir hello").fails(126).stderr_has("directory");
 }
 
 #[test]

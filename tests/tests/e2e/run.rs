@@ -76,12 +76,6 @@ fn a_component_knows_its_working_directory() {
 }
 
 #[test]
-fn a_working_directory_that_is_missing_is_made() {
-    let store = Store::shared(&["probe"]);
-    store.sampan("run --rm -w /new/dir probe ls /new").ok().stdout_is("dir/\n");
-}
-
-#[test]
 fn standard_input_reaches_the_guest_with_i_and_only_then() {
     let store = Store::shared(&["probe", "probe-component"]);
     for image in ["probe", "probe-component"] {

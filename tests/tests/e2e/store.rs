@@ -73,7 +73,7 @@ fn create_and_run_on_a_full_disk_say_so_and_the_rest_works_on() {
         full sampan create --name after probe
         full sampan run --rm probe
         full sampan run -d --name after probe
-        full sampan volume create v
+        full sampan volume create vol
         sampan ps -a --format '{{{{.Names}}}}'
         sampan images --format '{{{{.Repository}}}}'
         sampan rm before
@@ -95,14 +95,14 @@ fn a_guest_that_fills_the_disk_gets_an_error_and_its_end_is_told() {
     let script = format!(
         "{FULL}
         sampan build -q -t probe '{samples}' >/dev/null
-        code=0; sampan run --name x probe fill /f 100000000 2>/dev/null || code=$?
-        sampan inspect -f '{{{{.State.Status}}}} {{{{.State.ExitCode}}}}' x
+        code=0; sampan run --name box probe fill /f 100000000 2>/dev/null || code=$?
+        sampan inspect -f '{{{{.State.Status}}}} {{{{.State.ExitCode}}}}' box
         sampan ps -aq --filter status=exited | wc -l
-        sampan rm x
+        sampan rm box
         sampan run --rm probe args \"$code\""
     );
     let run = store.shell(&script).env("SIZE", "4m").under("unshare --mount").ok();
-    run.stdout_is("exited 1\n1\nx\n1\n");
+    run.stdout_is("exited 1\n1\nbox\n1\n");
 }
 
 #[test]
@@ -111,14 +111,14 @@ fn a_store_that_cannot_be_written_says_so_and_can_be_read() {
         return;
     }
     let store = Store::fresh(&["hello"]);
-    store.sampan("create --name x hello").ok();
+    store.sampan("create --name box hello").ok();
     let script = r#"
         mount --bind "$SAMPAN_ROOT" "$SAMPAN_ROOT"
         mount -o remount,bind,ro "$SAMPAN_ROOT"
         sampan images --format '{{.Repository}}'
         sampan ps -a --format '{{.Names}}'
-        sampan inspect -f '{{.State.Status}}' x
-        for command in 'run --rm hello' 'create hello' 'start x' 'rm x' 'rmi -f hello' 'volume create v'; do
+        sampan inspect -f '{{.State.Status}}' box
+        for command in 'run --rm hello' 'create hello' 'start box' 'rm box' 'rmi -f hello' 'volume create vol'; do
             if sampan $command 2>err; then echo "$command has succeeded"; exit 1; fi
             grep -q 'Read-only file system' err || { echo "$command:"; cat err; exit 1; }
             grep -q -e '--root' err || { echo "no way out of $command:"; cat err; exit 1; }
@@ -126,8 +126,8 @@ fn a_store_that_cannot_be_written_says_so_and_can_be_read() {
     "#;
     let dir = Dir::new();
     let run = store.shell(script).dir(dir.path()).under("unshare --mount").ok();
-    run.stdout_is("hello\nx\ncreated\n");
-    store.sampan("start -a x").ok();
+    run.stdout_is("hello\nbox\ncreated\n");
+    store.sampan("start -a box").ok();
 }
 
 #[test]
@@ -194,9 +194,9 @@ fn code_that_others_may_write_is_not_run() {
 #[test]
 fn compiled_code_can_be_deleted_at_any_time() {
     let store = Store::fresh(&["hello"]);
-    store.sampan("create --name x hello").ok();
+    store.sampan("create --name box hello").ok();
     std::fs::remove_dir_all(store.root().join("code")).unwrap();
-    store.sampan("start -a x").ok().stdout_is("Hello from Sampan!\n");
+    store.sampan("start -a box").ok().stdout_is("Hello from Sampan!\n");
     store.sampan("run --rm hello").ok();
 }
 
