@@ -71,8 +71,11 @@ impl Front for Foreground<'_> {
         tokio::join!(signals, serve);
     }
 
-    async fn ended(&mut self, exit: &Exit) {
+    async fn ended(&mut self, exit: &Exit, written: Result<(), ContainerError>) {
         self.failed = not_started(exit);
+        if let Err(error) = written {
+            eprintln!("sampan: the container's end could not be written down: {error}");
+        }
         if let Some(serving) = self.serving.take() {
             serving.close().await;
         }
@@ -230,7 +233,7 @@ impl Front for Background<'_> {
         }
     }
 
-    async fn ended(&mut self, exit: &Exit) {
+    async fn ended(&mut self, exit: &Exit, _: Result<(), ContainerError>) {
         self.tell(not_started(exit));
         if let Some(serving) = self.serving.take() {
             serving.close().await;

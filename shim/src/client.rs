@@ -28,6 +28,14 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether the connection broke, rather than that the sandbox said no.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        !matches!(self, Self::Call { source: ttrpc::Error::RpcStatus(_), .. })
+    }
+}
+
 /// A connection to a sandbox's control socket.
 #[derive(Clone)]
 pub struct SandboxClient {

@@ -1,10 +1,10 @@
 //! A command line → its output, with asserts that print everything when they fail.
 
 use crate::{OrFail, fail, until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -40,12 +40,13 @@ pub struct Run {
     env: Vec<(OsString, OsString)>,
     stdin: Option<Vec<u8>>,
     dir: Option<OsString>,
+    group: bool,
 }
 
 impl Run {
     /// A program with its arguments.
     pub fn new(words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        Self { words: words.into_iter().map(Into::into).collect(), env: vec![], stdin: None, dir: None }
+        Self { words: words.into_iter().map(Into::into).collect(), env: vec![], stdin: None, dir: None, group: false }
     }
 
     /// One argument more, blanks and all.
@@ -72,6 +73,12 @@ impl Run {
         self
     }
 
+    /// Gives it a process group of its own, so that it can be killed with its children.
+    pub fn in_a_group(mut self) -> Self {
+        self.group = true;
+        self
+    }
+
     /// Runs it by way of another program: `under("unshare --mount")`.
     pub fn under(mut self, wrapper: &str) -> Self {
         self.words.splice(0..0, words(wrapper).into_iter().map(OsString::from));
@@ -88,6 +95,9 @@ impl Run {
         command.args(args).envs(self.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(dir) = self.dir {
             command.current_dir(dir);
+        }
+        if self.group {
+            command.process_group(0);
         }
         let mut child = command.spawn().or_fail(format_args!("cannot run {shown}"));
         let mut stdin = child.stdin.take();
@@ -169,6 +179,13 @@ impl Started {
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal);
+    }
+
+    /// Sends a signal to it and to its children, for what was started in a group.
+    pub fn signal_group(&self, signal: Signal) {
+        if let Some(group) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, signal);
+        }
     }
 
     /// Waits until it has written this to its standard output.

@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The user that a test becomes to do without root: nobody.
-const NOBODY: u32 = 65534;
+/// The user that a test becomes to do without root.
+pub const NOBODY: u32 = 65534;
 
 /// A store of images and containers, and the command that works on it.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Store {
     root: PathBuf,
     run: PathBuf,
     /// What stands before each command, and its variables.
-    wrapper: &'static str,
+    wrapper: String,
     env: Vec<(&'static str, OsString)>,
     /// The directory of a store that goes away with its value.
     dir: Option<Dir>,
@@ -48,7 +48,8 @@ impl Store {
         let dir = Dir::new();
         let root = dir.join("store");
         let run = usual_run_dir(&root);
-        let store = Self { sampan: binary().to_owned(), root, run, wrapper: "", env: vec![], dir: Some(dir) };
+        let wrapper = String::new();
+        let store = Self { sampan: binary().to_owned(), root, run, wrapper, env: vec![], dir: Some(dir) };
         store.with(samples)
     }
 
@@ -70,16 +71,14 @@ impl Store {
         let env = vec![("XDG_RUNTIME_DIR", run.clone().into()), ("HOME", dir.path().into())];
         let root = dir.join("store");
         let run = run.join("sampan").join(run_name(&root));
-        let wrapper = "setpriv --reuid=65534 --regid=65534 --clear-groups";
-        Self { sampan, root, run, wrapper, env, dir: Some(dir) }.with(samples)
+        Self { sampan, root, run, wrapper: become_user(NOBODY), env, dir: Some(dir) }.with(samples)
     }
 
-    /// A second user's view: the same binary and the same place, by way of nobody's rights.
+    /// The same store, as another user comes to it.
     #[must_use]
-    pub fn as_nobody(&self) -> Self {
-        let wrapper = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    pub fn as_user(&self, user: u32) -> Self {
         let (sampan, root, run) = (self.sampan.clone(), self.root.clone(), self.run.clone());
-        Self { sampan, root, run, wrapper, env: self.env.clone(), dir: None }
+        Self { sampan, root, run, wrapper: become_user(user), env: self.env.clone(), dir: None }
     }
 
     #[track_caller]
@@ -117,7 +116,7 @@ impl Store {
     }
 
     fn run(&self, command: impl IntoIterator<Item = OsString>) -> Run {
-        let wrapper = words(self.wrapper).into_iter().map(OsString::from);
+        let wrapper = words(&self.wrapper).into_iter().map(OsString::from);
         let mut run = Run::new(wrapper.chain(command)).env("SAMPAN_ROOT", &self.root);
         for (name, value) in &self.env {
             run = run.env(name, value);
@@ -152,6 +151,18 @@ impl Store {
         let mut all = tree(&self.root, &["code"]);
         all.extend(tree(&self.run, &[]).into_iter().map(|path| format!("run: {path}")));
         all
+    }
+
+    /// The processes that work on this store: by the variable that they have from us.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let ours = format!("SAMPAN_ROOT={}", self.root.display());
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let is_ours = |pid: &u32| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|variable| variable == ours.as_bytes())
+        };
+        all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
     }
 
     #[track_caller]
@@ -202,6 +213,11 @@ impl Drop for Store {
     }
 }
 
+/// What runs a command as another user.
+fn become_user(user: u32) -> String {
+    format!("setpriv --reuid={user} --regid={user} --clear-groups")
+}
+
 /// The binary that is tested.
 #[track_caller]
 #[must_use]
@@ -248,7 +264,7 @@ fn open_shared() -> (Store, File) {
     let open = |dir: &Path| {
         let root = dir.join("store");
         let run = usual_run_dir(&root);
-        Store { sampan: binary().to_owned(), root, run, wrapper: "", env: vec![], dir: None }
+        Store { sampan: binary().to_owned(), root, run, wrapper: String::new(), env: vec![], dir: None }
     };
     for entry in std::fs::read_dir(&all).into_iter().flatten().flatten() {
         let found = open(&entry.path());

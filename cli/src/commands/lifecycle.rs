@@ -195,7 +195,18 @@ fn speak(
             }
             pause *= 2;
         };
-        match talk(&client).await {
+        let answer = talk(&client).await;
+        if let Err(error) = &answer
+            && error.is_lost()
+        {
+            // Its process is on the way out, and holds the container for another moment.
+            let mut pause = Duration::from_millis(1);
+            while in_life(store, found) && pause < Duration::from_secs(2) {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        }
+        match answer {
             Err(_) if !in_life(store, found) => Ok(()),
             other => Ok(other?),
         }

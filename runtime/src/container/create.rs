@@ -75,6 +75,14 @@ pub enum MountSource {
     Anonymous,
 }
 
+/// Room on the disk for the record of the end, which the guest cannot fill.
+const ROOM: &str = "room";
+
+/// Gives up the room.
+pub(super) fn give_up_room(dir: &Path) {
+    let _ = std::fs::remove_file(dir.join(ROOM));
+}
+
 /// The search path of a container whose image sets none, as Docker has it.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -226,6 +234,9 @@ fn fill(store: &Store, dir: &Path, record: &mut Record, layers: Vec<PathBuf>, mo
         stdin: record.open_stdin,
     };
     files::write_json(&dir.join("config.json"), &grants.to_spec()?, durability)?;
+    if !record.auto_remove {
+        std::fs::write(dir.join(ROOM), [0; 4096]).map_err(StoreError::io("write", dir.join(ROOM)))?;
+    }
     let drawn = record.name.is_empty();
     let mut attempt = 0;
     loop {

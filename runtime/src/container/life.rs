@@ -1,9 +1,10 @@
 //! A container's run, from the lock to the record of its end: the keeper's part.
 
 use super::record::{Ended, Running};
+use super::create::give_up_room;
 use super::{Container, ContainerError, Result, program, remove, run_place};
 use crate::grants::Grants;
-use crate::guest::code;
+use crate::guest::code::{self, CodeError};
 use crate::sandbox::{self, Attach, Entry, Exit, Keeper, Phase, Snapshot};
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use std::os::fd::OwnedFd;
@@ -35,8 +36,9 @@ pub trait Front {
     /// Serves the sandbox's control socket at this path until the container has ended, and tells who waits for the
     /// start. Not called when the guest never started.
     fn serve(&mut self, keeper: Keeper, socket: &Path) -> impl Future<Output = ()>;
-    /// The container is over and written down: who asked for its end, or still waits for its start, gets an answer.
-    fn ended(&mut self, exit: &Exit) -> impl Future<Output = ()>;
+    /// The container is over and written down (or not, and why): who asked for its end, or still waits for its start,
+    /// gets an answer.
+    fn ended(&mut self, exit: &Exit, written: Result<()>) -> impl Future<Output = ()>;
 }
 
 impl Lease {
@@ -67,13 +69,25 @@ impl Lease {
         let spec = files::read_json(&self.container.dir.join("config.json"))?;
         let grants = Grants::from_spec(&spec)?;
         let program = program::locate_program(&self.container.dir, &grants)?;
-        let code = code::prepare(store, &program)?;
+        let code = code::prepare(store, &program).map_err(|error| self.in_the_users_words(error))?;
         let id = self.container.record.id.clone();
         store.run_dir()?;
         let place = run_place(store, &id);
         let entry = Entry { id, bundle: self.container.dir.clone(), grants, code, input, attach };
         let keeper = sandbox::launch(&place, entry)?;
         Ok(Run { container: self.container, lock: self.lock, place, keeper })
+    }
+
+    /// An error of compiling names the program as its user knows it, not where the store has it.
+    fn in_the_users_words(&self, error: CodeError) -> CodeError {
+        match error {
+            CodeError::Compile { source, .. } => {
+                let record = &self.container.record;
+                let program = if record.image_id.is_empty() { Some(record.image.clone()) } else { record.args().into_iter().next() };
+                CodeError::Compile { path: program.unwrap_or_default().into(), source }
+            }
+            other => other,
+        }
     }
 
     /// The container.
@@ -100,11 +114,11 @@ impl Run {
             };
             let life = async {
                 let (snapshot, exit) = live(&container, &place, &keeper, front).await?;
-                write_down(store, &container, &place, &keeper, snapshot.started, &exit)?;
+                let written = write_down(store, &container, &place, &keeper, snapshot.started, &exit);
                 // Whoever hears of the end may start or remove the container at once.
                 drop(lock);
                 keeper.settle(&container.record.id);
-                front.ended(&exit).await;
+                front.ended(&exit, written).await;
                 Ok(exit)
             };
             tokio::pin!(attend, life);
@@ -183,7 +197,12 @@ fn write_down(
     }
     let (code, finished) = (exit.code, exit.at);
     let ended = Ended { code, started, finished, error: exit.message.clone(), fences: keeper.fences() };
-    files::write_json(&container.dir.join("ended.json"), &ended, Durability::Buffered)?;
+    let write = || files::write_json(&container.dir.join("ended.json"), &ended, Durability::Buffered);
+    write().or_else(|_| {
+        // The guest may have filled the disk: that is what the room was kept for.
+        give_up_room(&container.dir);
+        write()
+    })?;
     files::remove_tree(place)?;
     Ok(())
 }

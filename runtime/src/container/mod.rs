@@ -96,6 +96,9 @@ pub enum ContainerError {
         /// The PATH that was searched, if it was.
         path: Option<String>,
     },
+    /// The program is a directory.
+    #[error("exec: {0:?}: is a directory, and a Wasm program was wanted")]
+    ProgramIsDirectory(String),
     /// Something that cannot be done to a running container.
     #[error("container {} is running: {hint}", id::short(id))]
     Running {
@@ -139,7 +142,7 @@ impl ContainerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoProgram { .. } => 127,
-            Self::Code(CodeError::Compile { .. }) => 126,
+            Self::Code(CodeError::Compile { .. }) | Self::ProgramIsDirectory(_) => 126,
             _ => 125,
         }
     }

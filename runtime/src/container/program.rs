@@ -2,7 +2,7 @@
 
 use super::{ContainerError, Result};
 use crate::grants::{Grants, RootGrant};
-use crate::image::{Image, Images, find_in_layers};
+use crate::image::{Image, Images, directories_at, find_in_layers};
 use crate::rootfs;
 use crate::store::Store;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,29 @@ pub fn locate_program(bundle: &Path, grants: &Grants) -> Result<PathBuf> {
     let path = search_path(&grants.env);
     let look = |path: &Path| look_up(bundle, grants, path);
     let searched = (!program.contains('/')).then(|| path.to_owned());
-    search(program, &grants.cwd, path, look)?
-        .ok_or_else(|| ContainerError::NoProgram { program: program.to_owned(), path: searched })
+    if let Some(found) = search(program, &grants.cwd, path, look)? {
+        return Ok(found);
+    }
+    let place = rootfs::normalize(&Path::new(&grants.cwd).join(program).to_string_lossy());
+    if searched.is_none() && is_directory(bundle, grants, &place)? {
+        return Err(ContainerError::ProgramIsDirectory(program.to_owned()));
+    }
+    Err(ContainerError::NoProgram { program: program.to_owned(), path: searched })
+}
+
+fn is_directory(bundle: &Path, grants: &Grants, path: &Path) -> Result<bool> {
+    if grants.binds.iter().any(|bind| bind.destination == path && bind.source.is_dir()) {
+        return Ok(true);
+    }
+    Ok(!directories_at(&stack(bundle, grants), path)?.is_empty())
+}
+
+/// The directories that merge into the container's root, topmost first.
+fn stack(bundle: &Path, grants: &Grants) -> Vec<PathBuf> {
+    match &grants.root {
+        RootGrant::Layers(layers) => std::iter::once(rootfs::upper(bundle)).chain(layers.iter().cloned()).collect(),
+        RootGrant::Ready(root) => vec![bundle.join(root)],
+    }
 }
 
 /// The same for an image without a container; `None` when it names no program, or one that it does not have.
@@ -69,14 +90,5 @@ fn look_up(bundle: &Path, grants: &Grants, path: &Path) -> Result<Option<PathBuf
         }
         return Ok(find_in_layers(std::slice::from_ref(&bind.source), &Path::new("/").join(rest).to_string_lossy())?);
     }
-    let path = path.to_string_lossy();
-    let found = match &grants.root {
-        RootGrant::Layers(layers) => {
-            let mut dirs = vec![rootfs::upper(bundle)];
-            dirs.extend(layers.iter().cloned());
-            find_in_layers(&dirs, &path)?
-        }
-        RootGrant::Ready(root) => find_in_layers(&[bundle.join(root)], &path)?,
-    };
-    Ok(found)
+    Ok(find_in_layers(&stack(bundle, grants), &path.to_string_lossy())?)
 }

@@ -77,10 +77,6 @@ fn number<T: FromStr>(text: &str) -> io::Result<T> {
 
 fn cwd() -> io::Result<String> {
     // WASI 0.1 knows no working directory, and the C library that stands in for it does not ask WASI 0.2 for its own.
-    #[cfg(feature = "component")]
-    if let Some(cwd) = wasip2::cli::environment::initial_cwd() {
-        return Ok(cwd);
-    }
     Ok(std::env::current_dir()?.display().to_string())
 }
 

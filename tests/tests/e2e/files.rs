@@ -89,7 +89,7 @@ fn a_read_only_bind_is_read_and_not_written() {
     for flag in flags {
         store.sampan(format!("run --rm {flag} probe cat /data/f")).ok().stdout_is("hello");
         for change in ["write /data/f x", "write /data/g x", "rm /data/f", "mkdir /data/d", "append /data/f x"] {
-            let failed = store.sampan(format!("run --rm {flag} probe {change}")).fails(1);
+            store.sampan(format!("run --rm {flag} probe {change}")).fails(1);
         }
     }
     assert_eq!(data.read("f"), "hello");

@@ -304,6 +304,7 @@ fn a_container_with_rm_leaves_nothing_at_all() {
     let before = store.tree();
     let same = |what: &str| {
         eventually(what, || store.tree() == before);
+        eventually(what, || store.processes().is_empty());
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&store.root().display().to_string()), "{what}: {mounts}");
         assert!(!mounts.contains(&store.run_dir().display().to_string()), "{what}: {mounts}");

@@ -71,8 +71,9 @@ fn the_working_directory_is_the_images_or_what_is_said() {
 
 #[test]
 fn a_component_knows_its_working_directory() {
-    let store = Store::shared(&["probe-component"]);
-    store.sampan("run --rm -w /some/where probe-component cwd").ok().stdout_is("/some/where\n");
+    let store = Store::shared(&["python"]);
+    let code = "import os; print(os.getcwd())";
+    store.sampan("run --rm -w /usr/bin python python -c").arg(code).ok().stdout_is("/usr/bin\n");
 }
 
 #[test]

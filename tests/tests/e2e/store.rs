@@ -1,7 +1,7 @@
 //! The store itself: full, closed, foreign or damaged.
 
 use sampan_tests::needs::{Need, lacks};
-use sampan_tests::store::sample_file;
+use sampan_tests::store::{NOBODY, sample_file};
 use sampan_tests::{Dir, Store, tree};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -230,13 +230,32 @@ fn a_store_and_its_sockets_are_closed_to_others() {
     if lacks(&[Need::Root, Need::Tool("setpriv")]) {
         return;
     }
-    let other = store.as_nobody();
+    let other = store.as_user(NOBODY);
     for command in ["ps", "images", "inspect x"] {
         other.sampan(command).fails(1).stderr_has("ermission denied");
     }
     other.sampan(format!("kill {container}")).fails(1);
     other.sampan("run --rm probe").fails(125).stderr_has("ermission denied");
     assert_eq!(container.status(), "running");
+}
+
+#[test]
+fn a_stranger_who_can_reach_a_control_socket_is_turned_away() {
+    if lacks(&[Need::Root, Need::Tool("setpriv"), Need::UserNamespaces]) {
+        return;
+    }
+    let store = Store::rootless(&["probe"]);
+    let container = store.detached("probe forever");
+    // Every door is opened by its owner's mistake; what is left is the socket's own look at who comes.
+    let open = format!("chmod -R a+rwX '{}' '{}'", store.root().display(), store.run_dir().parent().unwrap().display());
+    store.shell(&open).ok();
+    let stranger = store.as_user(65533);
+    stranger.sampan("ps --format {{.Names}}").ok().stdout_is(&format!("{container}\n"));
+    for command in ["stop", "kill", "rm -f"] {
+        stranger.sampan(format!("{command} {container}")).fails(1);
+        assert_eq!(container.status(), "running");
+    }
+    store.sampan(format!("kill {container}")).ok();
 }
 
 #[test]

@@ -1,0 +1,6 @@
+//! What takes too long for every change: `make test-long`.
+
+#[cfg(test)]
+mod killed;
+#[cfg(test)]
+mod many;
