@@ -145,10 +145,12 @@ impl Store {
         self.sampan(format!("build -q -t {tag} '{context}'")).ok().line()
     }
 
-    /// All that is in the store and in its run directory, but for compiled code: to be compared before and after.
+    /// All that is in the store and in its run directory, to be compared before and after: but for compiled code, and a
+    /// lock that is made when it is first needed.
     #[must_use]
     pub fn tree(&self) -> BTreeSet<String> {
         let mut all = tree(&self.root, &["code"]);
+        all.remove("names.lock");
         all.extend(tree(&self.run, &[]).into_iter().map(|path| format!("run: {path}")));
         all
     }

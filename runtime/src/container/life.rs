@@ -1,7 +1,7 @@
 //! A container's run, from the lock to the record of its end: the keeper's part.
 
-use super::record::{Ended, Running};
 use super::create::give_up_room;
+use super::record::{Ended, Running};
 use super::{Container, ContainerError, Result, program, remove, run_place};
 use crate::grants::Grants;
 use crate::guest::code::{self, CodeError};
@@ -83,7 +83,11 @@ impl Lease {
         match error {
             CodeError::Compile { source, .. } => {
                 let record = &self.container.record;
-                let program = if record.image_id.is_empty() { Some(record.image.clone()) } else { record.args().into_iter().next() };
+                let program = if record.image_id.is_empty() {
+                    Some(record.image.clone())
+                } else {
+                    record.args().into_iter().next()
+                };
                 CodeError::Compile { path: program.unwrap_or_default().into(), source }
             }
             other => other,

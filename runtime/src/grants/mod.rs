@@ -306,7 +306,7 @@ mod tests {
     fn a_foreign_bundle_is_read_and_a_device_is_refused() {
         let spec = |mount: &str| -> Spec {
             serde_json::from_str(&format!(
-                r#"{{"ociVersion":"1.0.2","process":{{"args":["/a"],"cwd":"/"}},"root":{{"path":"/run/x/rootfs"}},
+                r#"{{"ociVersion":"1.0.2","process":{{"user":{{"uid":0,"gid":0}},"args":["/a"],"cwd":"/"}},"root":{{"path":"/run/x/rootfs"}},
                 "mounts":[{{"destination":"/proc","type":"proc","source":"proc"}},{mount}]}}"#
             ))
             .unwrap()

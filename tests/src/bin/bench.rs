@@ -166,6 +166,8 @@ impl Bench {
                     let args: Vec<&str> = ["run", "-d", "--name", name].iter().chain(image).copied().collect();
                     self.sampan(&args)?;
                 }
+                // Idle means idle for a while: what starting took is given back after 0.1 s.
+                std::thread::sleep(Duration::from_secs(1));
                 for name in &names {
                     let pids = self.sampan(&["inspect", "-f", "{{.State.Pid}} {{.Sampan.Keeper}}", name])?;
                     for pid in pids.split_whitespace() {

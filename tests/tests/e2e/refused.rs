@@ -78,7 +78,7 @@ const NO_GUEST: &[Case] = &[
     ("run ./native.wasm", 126, "native Linux program (ELF)"),
     ("run ./half.wasm", 126, "not valid"),
     ("run ./empty.wasm", 126, "empty file"),
-    ("run ./script.wasm", 126, "script"),
+    ("run ./script.wasm", 126, "it is a script"),
     ("run ./text.wasm", 126, "no Wasm file"),
     ("run ./library.wat", 126, "_start"),
     ("run ./foreign.wat", 126, "env.f"),

@@ -31,7 +31,7 @@ fn time(run: impl FnOnce()) -> Duration {
 }
 
 /// What must hold after each round, whatever was killed.
-fn all_works(store: &Store) {
+pub fn all_works(store: &Store) {
     for container in store.sampan("ps -a --no-trunc --format").arg("{{.Names}} {{.ID}}").ok().lines() {
         let (name, id) = container.split_once(' ').unwrap();
         // Whole, and found by its name: a second one of that name could be told from the first by nobody.
@@ -43,7 +43,7 @@ fn all_works(store: &Store) {
 }
 
 /// What is left over is swept, some of it only when it is a while old.
-fn nothing_is_left(store: &Store, before: &BTreeSet<String>) {
+pub fn nothing_is_left(store: &Store, before: &BTreeSet<String>) {
     eventually("all processes are gone", || store.processes().is_empty());
     let begun = Instant::now();
     eventually("what was left over is swept", || {
@@ -62,7 +62,7 @@ fn left(store: &Store, before: &BTreeSet<String>) -> Vec<String> {
     store.tree().symmetric_difference(before).cloned().collect()
 }
 
-fn prepared() -> (Store, BTreeSet<String>) {
+pub fn prepared() -> (Store, BTreeSet<String>) {
     let store = Store::fresh(&["hello", "probe"]);
     store.sampan("run --rm hello").ok();
     store.build_from("sweep", &Dir::context("FROM hello\nLABEL sweep=yes\n"));

@@ -1,6 +1,8 @@
 //! What takes too long for every change: `make test-long`.
 
 #[cfg(test)]
+mod calls;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod many;
