@@ -1,5 +1,11 @@
 //! `sampan`: containers that are WebAssembly programs, with Docker's command line.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags,
+    reason = "doc comments of arguments are their help: brackets mean what may be left out"
+)]
+
 mod commands;
 mod format;
 mod front;

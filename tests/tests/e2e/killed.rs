@@ -1,6 +1,7 @@
 //! Processes killed from outside: the truth is told afterwards, and everything works again.
 
 use rustix::process::Signal;
+use sampan_tests::command::kill;
 use sampan_tests::container::Strike;
 use sampan_tests::{Container, Store, eventually, net};
 
@@ -122,4 +123,15 @@ fn what_a_container_had_written_before_it_was_killed_is_in_its_log() {
     container.strike(Strike::Both);
     eventually("it is over", || container.status() == "exited");
     container.logs().stdout_is("ready\n");
+}
+
+#[test]
+fn a_host_that_is_frozen_is_killed_when_its_grace_is_over() {
+    let store = Store::shared(&["web"]);
+    for end in ["stop --time 1", "kill", "rm -f"] {
+        let web = store.detached("-p 8000 web");
+        kill(web.host(), Signal::STOP);
+        store.sampan(format!("{end} {web}")).ok();
+        assert!(end == "rm -f" || web.wait() == 137);
+    }
 }

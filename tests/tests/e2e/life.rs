@@ -277,6 +277,25 @@ fn of_two_that_start_one_container_exactly_one_runs_it() {
 }
 
 #[test]
+fn many_commands_at_once_on_one_container_all_come_to_an_end() {
+    let store = Store::shared(&["probe"]);
+    for _ in 0..3 {
+        let container = store.detached("probe forever");
+        let all: Vec<_> = ["stop", "kill", "wait", "logs -f", "inspect", "stop", "rm -f", "kill", "rm -f", "start"]
+            .map(|command| store.sampan(format!("{command} {container}")).start())
+            .into();
+        for command in all {
+            // Who comes too late may be told so.
+            let output = command.finish();
+            assert!(matches!(output.code, 0 | 1 | 125), "{output}");
+            assert!(!output.stderr.contains("panicked"), "{output}");
+        }
+        store.sampan(format!("rm -f {container}")).ok();
+        assert!(!container.exists());
+    }
+}
+
+#[test]
 fn what_runs_is_not_removed_unless_by_force() {
     let store = Store::shared(&["probe"]);
     let container = store.detached("probe forever");

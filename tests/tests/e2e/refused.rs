@@ -2,6 +2,8 @@
 
 use sampan_tests::store::sample_file;
 use sampan_tests::{Dir, Store};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 const LIBRARY: &str = "(module (func (export \"add\")))";
 const FOREIGN: &str = "(module (import \"env\" \"f\" (func)) (func (export \"_start\")))";
@@ -171,4 +173,5 @@ fn a_command_line_without_sense_is_told_what_there_is() {
     store.sampan("--help").ok().stdout_has("Usage: sampan").stdout_has("Create a container");
     store.sampan("run --help").ok().stdout_has("--publish");
     store.sampan("--version").ok().stdout_has("sampan ");
+    store.sampan("run --rm hello").arg(OsStr::from_bytes(b"\xff")).fails(125).stderr_has("UTF-8");
 }

@@ -1,7 +1,8 @@
 //! HTTP services: components that are called for each request.
 
+use sampan_tests::needs::{Need, lacks};
 use sampan_tests::net::{self, Http};
-use sampan_tests::{Container, Dir, Store, eventually};
+use sampan_tests::{Container, Dir, Run, Store, eventually};
 
 fn both() -> [Container<'static>; 2] {
     let store = Store::shared(&["web", "web3"]);
@@ -159,5 +160,31 @@ fn a_client_that_goes_away_harms_nobody() {
         std::io::Write::write_all(&mut nonsense, b"\x16\x03\x01nonsense\r\n\r\n").unwrap();
         net::get(port, "/").expect(200);
         assert_eq!(web.status(), "running");
+    }
+}
+
+#[test]
+fn curl_speaks_http_2_to_a_service() {
+    if lacks(&[Need::Tool("curl")]) {
+        return;
+    }
+    for web in both() {
+        let url = format!("http://127.0.0.1:{}/", web.port("8000"));
+        let curl = |flags: &str| Run::new(["sh", "-euc", &format!("curl -sS --max-time 30 {flags} {url}")]);
+        let versions = curl("--http2-prior-knowledge -w '%{http_version} %{http_code}' -o /dev/null").ok();
+        versions.stdout_is("2 200");
+        curl("--http1.0").ok().stdout_has("Hello from Sampan");
+        curl("-I").ok().stdout_has("HTTP/1.1 200 OK");
+    }
+}
+
+#[test]
+fn more_requests_than_instances_are_all_answered() {
+    let store = Store::shared(&["web"]);
+    let web = store.detached("-p 8000 web");
+    let port = web.port("8000");
+    let all: Vec<_> = (0..300).map(|_| std::thread::spawn(move || net::get(port, "/slow?ms=300"))).collect();
+    for one in all {
+        one.join().unwrap().expect(200);
     }
 }
