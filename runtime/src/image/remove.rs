@@ -50,6 +50,9 @@ impl Images<'_> {
         // other half of this is in `Images::contains`).
         if let Some(container) = in_use(image) {
             change.restore(entries);
+            if force && !going.is_empty() {
+                return untag(&mut change, going, removed);
+            }
             change.save()?;
             return Err(ImageError::InUse { image: image.display_name(), container, force });
         }

@@ -104,9 +104,10 @@ impl View {
         &self.0.published
     }
 
-    /// Gives up every reservation, for a server of our own that listens there.
-    pub fn release_all(&self) {
-        self.state().reserved.clear();
+    /// Hands over every reservation, for a server of our own that listens there.
+    #[must_use]
+    pub fn take_reserved(&self) -> Vec<reserve::Reservation> {
+        std::mem::take(&mut self.state().reserved)
     }
 
     /// Where the host shall listen when the guest binds `guest`.
@@ -123,7 +124,13 @@ impl View {
         }
         let port = Port { number: guest.port(), protocol };
         if let Some(publish) = self.published_at(port, guest.ip()) {
-            self.state().reserved.retain(|r| r.publish.port != port || r.address != publish.host);
+            let ours = |r: &reserve::Reservation| r.publish.port == port && r.address == publish.host;
+            let mut state = self.state();
+            match protocol {
+                // Shared from here on and given up when the guest has it: the port is never free in between.
+                Protocol::Tcp => state.reserved.iter().filter(|r| ours(r)).for_each(reserve::Reservation::share),
+                Protocol::Udp => state.reserved.retain(|r| !ours(r)),
+            }
             return Ok((publish.host, false));
         }
         if self.0.ports.contains(&port) && self.0.network != Network::None {
@@ -144,6 +151,7 @@ impl View {
     /// Remembers what a bind became.
     pub fn bound(&self, bound: Bound) {
         let mut state = self.state();
+        state.reserved.retain(|r| r.address != bound.real);
         state.bound.retain(|b| b.guest != bound.guest || b.protocol != bound.protocol);
         state.bound.push(bound);
     }

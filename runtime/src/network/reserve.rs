@@ -45,6 +45,20 @@ impl Reservation {
         Self { publish, address, socket }
     }
 
+    /// Lets a socket that sets SO_REUSEADDR, as the engine's do, bind the port beside this one.
+    pub fn share(&self) {
+        let _ = sockopt::set_socket_reuseaddr(&self.socket, true);
+    }
+
+    /// Turns the reservation into a listener.
+    ///
+    /// # Errors
+    /// When somebody else listens there already.
+    pub fn listen(self) -> std::io::Result<std::net::TcpListener> {
+        rustix::net::listen(&self.socket, 1024)?;
+        Ok(self.socket.into())
+    }
+
     /// The socket that holds the port.
     #[must_use]
     pub fn socket(&self) -> &OwnedFd {

@@ -234,11 +234,15 @@ fn listen(surroundings: &Surroundings) -> Result<Listening, String> {
         };
         (port, host)
     }));
-    view.release_all();
+    let mut reserved = view.take_reserved();
     let mut listening = (Vec::new(), Vec::new());
     for (port, host) in wanted {
         let fail = |e: std::io::Error| format!("cannot listen for port {port} at {host}: {e}");
-        let listener = TcpListener::bind(host).map_err(fail)?;
+        let listener = match reserved.iter().position(|r| r.publish.port == port && r.address == host) {
+            Some(n) => reserved.swap_remove(n).listen(),
+            None => TcpListener::bind(host),
+        };
+        let listener = listener.map_err(fail)?;
         listening.1.push((port, listener.local_addr().map_err(fail)?));
         listening.0.push(listener);
     }

@@ -10,6 +10,7 @@ fn struck(store: &'static Store, who: Strike) -> Container<'static> {
     let web = store.detached("-p 8000 web");
     let (port, host) = (web.port("8000"), web.host());
     net::get(port, "/").expect(200);
+    eventually("its log is written", || web.logs().stderr.contains("GET /"));
     web.strike(who);
     eventually("it is over", || web.status() == "exited");
     eventually("its host is gone", || !std::path::Path::new(&format!("/proc/{host}")).exists());
