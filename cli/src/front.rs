@@ -27,11 +27,9 @@ pub struct Failed {
 }
 
 /// Runs a container in the foreground and returns its exit code.
-pub fn attached(store: &Store, container: Container, with_input: bool) -> Result<u8> {
-    let open = container.record.open_stdin;
-    let grace = container.record.stop_timeout;
-    let id = container.record.id.clone();
-    let lease = Lease::take(container)?;
+pub fn attached(store: &Store, lease: Lease, with_input: bool) -> Result<u8> {
+    let record = &lease.container().record;
+    let (open, grace, id) = (record.open_stdin, record.stop_timeout, record.id.clone());
     // Before the first thread: what is blocked in one may be delivered to another.
     let signals = Signals::take().context("cannot take Ctrl-C")?;
     let input = match (open, with_input) {
@@ -71,11 +69,14 @@ impl Front for Foreground<'_> {
         tokio::join!(signals, serve);
     }
 
-    async fn ended(&mut self, exit: &Exit, written: Result<(), ContainerError>) {
+    fn ended(&mut self, exit: &Exit, written: Result<(), ContainerError>) {
         self.failed = not_started(exit);
         if let Err(error) = written {
             eprintln!("sampan: the container's end could not be written down: {error}");
         }
+    }
+
+    async fn close(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.close().await;
         }
@@ -233,8 +234,11 @@ impl Front for Background<'_> {
         }
     }
 
-    async fn ended(&mut self, exit: &Exit, _: Result<(), ContainerError>) {
+    fn ended(&mut self, exit: &Exit, _: Result<(), ContainerError>) {
         self.tell(not_started(exit));
+    }
+
+    async fn close(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.close().await;
         }

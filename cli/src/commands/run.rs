@@ -5,8 +5,9 @@ use crate::settings::ContainerFlags;
 use crate::{Context, commands};
 use anyhow::{Result, bail};
 use clap::Args;
-use sampan_runtime::container::{self, Container};
-use sampan_runtime::image::Images;
+use sampan_runtime::container::life::Lease;
+use sampan_runtime::container::{self, ContainerError};
+use sampan_runtime::image::{Image, Images};
 use sampan_runtime::store::Store;
 use std::process::ExitCode;
 
@@ -41,27 +42,31 @@ pub struct StartArgs {
     containers: Vec<String>,
 }
 
-fn make(store: &Store, flags: ContainerFlags) -> Result<Container> {
+type Maker<T> = fn(&Store, container::Settings, Option<&Image>) -> Result<T, ContainerError>;
+
+fn make<T>(store: &Store, flags: ContainerFlags, make: Maker<T>) -> Result<T> {
     let image = match flags.module() {
         Some(_) => None,
         None => Some(Images::new(store).find(&flags.image)?),
     };
-    Ok(container::create(store, flags.settings()?, image.as_ref())?)
+    Ok(make(store, flags.settings()?, image.as_ref())?)
 }
 
 impl RunArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = context.store()?;
-        let made = make(&store, self.container)?;
-        let id = made.record.id.clone();
-        let outcome = if self.detach {
-            front::detached(&store, made.clone()).map(|()| 0)
+        let (made, outcome) = if self.detach {
+            let made = make(&store, self.container, container::create)?;
+            let id = made.record.id.clone();
+            let started = front::detached(&store, made.clone());
+            (made, started.map(|()| (0, Some(id))))
         } else {
-            front::attached(&store, made.clone(), true)
+            let lease = make(&store, self.container, container::create_and_lease)?;
+            (lease.container().clone(), front::attached(&store, lease, true).map(|code| (code, None)))
         };
         match outcome {
-            Ok(code) => {
-                if self.detach {
+            Ok((code, id)) => {
+                if let Some(id) = id {
                     println!("{id}");
                 }
                 Ok(ExitCode::from(code))
@@ -77,7 +82,7 @@ impl RunArgs {
 
 impl CreateArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let made = make(&context.store()?, self.container)?;
+        let made = make(&context.store()?, self.container, container::create)?;
         println!("{}", made.record.id);
         Ok(ExitCode::SUCCESS)
     }
@@ -91,7 +96,8 @@ impl StartArgs {
                 bail!("you cannot start and attach several containers at once");
             };
             let found = container::find(&store, name)?;
-            return Ok(ExitCode::from(front::attached(&store, found, self.interactive)?));
+            let lease = Lease::take(found)?;
+            return Ok(ExitCode::from(front::attached(&store, lease, self.interactive)?));
         }
         if let [name] = self.containers.as_slice() {
             let found = container::find(&store, name)?;

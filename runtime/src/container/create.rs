@@ -1,5 +1,6 @@
 //! Making a container: the front end's settings and the image's configuration become a record, a bundle and a name.
 
+use super::life::Lease;
 use super::record::{Container, MountPoint, Record};
 use super::{ContainerError, Result, id, volumes};
 use crate::grants::{BindGrant, Grants, Network, Port, Publish, RootGrant};
@@ -92,6 +93,71 @@ pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 /// When the name is taken, nothing is to be run, a mount is impossible, or the store cannot be written; then nothing
 /// is left of it.
 pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Container> {
+    let (record, wishes, layers, module) = settle(store, settings, image)?;
+    make(store, record, wishes, layers, module.as_deref(), |dir, _lock, mut record, grants| {
+        write_down(store, dir, &mut record, &grants)?;
+        still_there(store, image).inspect_err(|_| release_name(store, &record.name, &record.id))?;
+        Ok(Container { dir: dir.to_owned(), record })
+    })
+}
+
+/// The same for a container that is run here and now in the foreground, and removed at its end. One that has no name
+/// and nothing that outlives it is written down only when it has run for a moment ([`Unwritten`]): most such commands
+/// are over by then, and nobody else has ever heard of them.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_and_lease(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Lease> {
+    let later = settings.auto_remove && settings.name.is_none();
+    let (record, wishes, layers, module) = settle(store, settings, image)?;
+    let later = later && wishes.iter().all(|wish| matches!(wish.source, MountSource::Bind { .. }));
+    make(store, record, wishes, layers, module.as_deref(), |dir, lock, mut record, grants| {
+        let unwritten = if later {
+            let image_lock = image.map(|image| Images::new(store).hold(image)).transpose()?;
+            Some(Unwritten { grants, _image: image_lock })
+        } else {
+            write_down(store, dir, &mut record, &grants)?;
+            None
+        };
+        still_there(store, image).inspect_err(|_| release_name(store, &record.name, &record.id))?;
+        Ok(Lease::new(Container { dir: dir.to_owned(), record }, lock, unwritten))
+    })
+}
+
+/// A container of which nothing is written down yet but a locked directory with its writable layer.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    /// What would stand in its bundle.
+    pub grants: Grants,
+    /// Until there is a record to say so, this keeps its image from being removed.
+    _image: Option<Lock>,
+}
+
+impl Unwritten {
+    /// Writes it down; from now on it is a container like every other.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub(super) fn write_down(&self, store: &Store, container: &mut Container) -> Result<()> {
+        write_down(store, &container.dir, &mut container.record, &self.grants)
+    }
+}
+
+/// Asked when an image's user can be seen: of this and a removal of the image at the same moment, one sees the other.
+fn still_there(store: &Store, image: Option<&Image>) -> Result<()> {
+    match image {
+        Some(image) if !Images::new(store).contains(image)? => {
+            Err(crate::image::ImageError::NotFound { name: image.display_name() }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+type Settled = (Record, Vec<MountRequest>, Vec<PathBuf>, Option<PathBuf>);
+
+/// What the container will be: its record, the mounts that it wishes for, the layers below it and its Wasm file if it
+/// has no image.
+fn settle(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Settled> {
     if let Some(name) = &settings.name
         && !id::is_name(name)
     {
@@ -100,32 +166,38 @@ pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Resul
     let id = id::new_id().map_err(StoreError::io("draw an id for a container in", store.containers()))?;
     let layers = image.map(|image| Images::new(store).layer_dirs(image)).transpose()?.unwrap_or_default();
     let module = settings.module.clone();
-    let (mut record, wishes) = settle(settings, image, id)?;
+    let (record, wishes) = merge(settings, image, id);
     if record.entrypoint.is_empty() && record.command.is_empty() {
         return Err(ContainerError::NoCommand);
     }
+    Ok((record, wishes, layers, module))
+}
+
+/// Makes the container's directory, locked, with its writable layer, and then what `finish` makes of it; of a failure
+/// nothing is left.
+fn make<T>(
+    store: &Store,
+    mut record: Record,
+    wishes: Vec<MountRequest>,
+    layers: Vec<PathBuf>,
+    module: Option<&Path>,
+    finish: impl FnOnce(&Path, Lock, Record, Grants) -> Result<T>,
+) -> Result<T> {
     record.mounts = volumes::settle(store, wishes, &layers)?;
     let dir = store.containers().join(&record.id);
-    let filled = fill(store, &dir, &mut record, layers, module.as_deref());
-    // Asked after the record is there: of this and a removal of the image at the same moment, one sees the other.
-    let whole = filled.and_then(|()| match image {
-        Some(image) if !Images::new(store).contains(image)? => {
-            Err(crate::image::ImageError::NotFound { name: image.display_name() }.into())
-        }
-        _ => Ok(()),
+    let mounts = record.mounts.clone();
+    let made = fill(&dir, module).and_then(|lock| {
+        let grants = grants(&record, layers);
+        finish(&dir, lock, record, grants)
     });
-    match whole {
-        Ok(()) => Ok(Container { dir, record }),
-        Err(error) => {
-            let _ = files::remove_tree(&dir);
-            volumes::discard_anonymous(store, &record.mounts);
-            Err(error)
-        }
-    }
+    made.inspect_err(|_| {
+        let _ = files::remove_tree(&dir);
+        volumes::discard_anonymous(store, &mounts);
+    })
 }
 
 /// The image's word and the user's, one over the other as Docker does it.
-fn settle(settings: Settings, image: Option<&Image>, id: String) -> Result<(Record, Vec<MountRequest>)> {
+fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<MountRequest>) {
     let config = image.and_then(|image| image.config.config().as_ref());
     let from_image = |get: fn(&oci_spec::image::Config) -> &Option<Vec<String>>| {
         config.and_then(|c| get(c).clone()).unwrap_or_default()
@@ -193,7 +265,7 @@ fn settle(settings: Settings, image: Option<&Image>, id: String) -> Result<(Reco
         stop_timeout: settings.stop_timeout.unwrap_or(10),
         id,
     };
-    Ok((record, mounts))
+    (record, mounts)
 }
 
 /// Sets a variable, in the place of an earlier one of that name.
@@ -210,18 +282,19 @@ fn set(env: &mut Vec<String>, variable: String) {
     }
 }
 
-/// Makes the container's directory. It is locked while it is made, and a container from the moment that its record is
-/// there; then it takes its name, so that a name always means a container that is whole.
-fn fill(store: &Store, dir: &Path, record: &mut Record, layers: Vec<PathBuf>, module: Option<&Path>) -> Result<()> {
-    let durability = if record.auto_remove { Durability::Buffered } else { Durability::Flushed };
+fn fill(dir: &Path, module: Option<&Path>) -> Result<Lock> {
     std::fs::create_dir(dir).map_err(StoreError::io("create", dir))?;
-    let _lock = Lock::wait(&dir.join("lock"))?;
+    let lock = Lock::wait(&dir.join("lock"))?;
     rootfs::make_writable_layer(dir)?;
     if let Some(module) = module {
         let inside = rootfs::upper(dir).join(module.file_name().unwrap_or_default());
         std::fs::copy(module, &inside).map_err(StoreError::io("copy to the container", module))?;
     }
-    let grants = Grants {
+    Ok(lock)
+}
+
+fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
+    Grants {
         args: record.args(),
         env: record.env.clone(),
         cwd: record.working_dir.clone(),
@@ -232,21 +305,34 @@ fn fill(store: &Store, dir: &Path, record: &mut Record, layers: Vec<PathBuf>, mo
         published: record.published.clone(),
         exposed: record.exposed.clone(),
         stdin: record.open_stdin,
-    };
+    }
+}
+
+/// Writes the bundle, takes the container's name and writes the record, which makes it a container: a directory without
+/// one, or a name that leads to such a directory, was left by somebody who died, unless the directory is locked.
+fn write_down(store: &Store, dir: &Path, record: &mut Record, grants: &Grants) -> Result<()> {
+    let durability = if record.auto_remove { Durability::Buffered } else { Durability::Flushed };
     files::write_json(&dir.join("config.json"), &grants.to_spec()?, durability)?;
     if !record.auto_remove {
         std::fs::write(dir.join(ROOM), [0; 4096]).map_err(StoreError::io("write", dir.join(ROOM)))?;
     }
-    let drawn = record.name.is_empty();
+    if record.name.is_empty() {
+        record.name = draw_name(store, &record.id)?;
+    } else {
+        take_name(store, &record.name, &record.id)?;
+    }
+    files::write_json(&dir.join("record.json"), record, durability)
+        .inspect_err(|_| release_name(store, &record.name, &record.id))?;
+    Ok(())
+}
+
+fn draw_name(store: &Store, id: &str) -> Result<String> {
     let mut attempt = 0;
     loop {
-        if drawn {
-            record.name = id::draw_name(&record.id, attempt);
-        }
-        files::write_json(&dir.join("record.json"), record, durability)?;
-        match take_name(store, &record.name, &record.id) {
-            Err(ContainerError::NameInUse { .. }) if drawn && attempt < 100 => attempt += 1,
-            other => return other,
+        let name = id::draw_name(id, attempt);
+        match take_name(store, &name, id) {
+            Err(ContainerError::NameInUse { .. }) if attempt < 100 => attempt += 1,
+            other => return other.map(|()| name),
         }
     }
 }
@@ -267,7 +353,9 @@ pub(super) fn take_name(store: &Store, name: &str, id: &str) -> Result<()> {
     // Somebody has it, or had it when it died: a name whose container is gone is free. One at a time may find so.
     let _lock = Lock::wait(&store.root().join("names.lock"))?;
     let by = std::fs::read_link(&link).map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
-    if store.containers().join(&by).join("record.json").exists() {
+    let dir = store.containers().join(&by);
+    // One that is being made has its lock before its name and its record after it.
+    if Lock::is_held(&dir.join("lock")) || dir.join("record.json").exists() {
         return Err(ContainerError::NameInUse { name: name.to_owned(), by });
     }
     let _ = std::fs::remove_file(&link);
@@ -275,6 +363,14 @@ pub(super) fn take_name(store: &Store, name: &str, id: &str) -> Result<()> {
         std::io::ErrorKind::AlreadyExists => ContainerError::NameInUse { name: name.to_owned(), by },
         _ => StoreError::io("take the name", &link)(e).into(),
     })
+}
+
+/// Gives a name back, if it is (still) the one of this id.
+pub(super) fn release_name(store: &Store, name: &str, id: &str) {
+    let link = store.names().join(name);
+    if std::fs::read_link(&link).is_ok_and(|known| known.as_os_str() == id) {
+        let _ = std::fs::remove_file(&link);
+    }
 }
 
 #[cfg(test)]
@@ -307,6 +403,31 @@ mod tests {
         // As if its owner had died half way through being removed.
         std::fs::remove_dir_all(&first.dir).unwrap();
         create(&store, settings("web"), None).unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_name_is_taken_while_its_container_is_being_made_and_free_when_its_maker_died() {
+        let (dir, store) = store();
+        let half = store.containers().join("ab");
+        std::fs::create_dir(&half).unwrap();
+        std::os::unix::fs::symlink("ab", store.names().join("web")).unwrap();
+        let making = Lock::wait(&half.join("lock")).unwrap();
+        assert!(matches!(create(&store, settings("web"), None), Err(ContainerError::NameInUse { .. })));
+        drop(making);
+        create(&store, settings("web"), None).unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_runs_in_the_foreground_without_a_name_is_written_down_later() {
+        let (dir, store) = store();
+        let lease = |name| {
+            let settings = Settings { auto_remove: true, ..settings(name) };
+            create_and_lease(&store, settings, None).unwrap()
+        };
+        let written = |lease: &Lease| lease.container().dir.join("record.json").exists();
+        assert!(!written(&lease("")) && written(&lease("web")));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

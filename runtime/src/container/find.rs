@@ -42,7 +42,7 @@ pub fn list(store: &Store) -> Result<Vec<Container>> {
     let dir = store.containers();
     let entries = std::fs::read_dir(&dir).map_err(crate::store::StoreError::io("read", &dir))?;
     // One that cannot be read is being made or removed right now, or its maker was killed.
-    let read = |dir: PathBuf| load(&dir).inspect_err(|_| sweep(&dir)).ok();
+    let read = |dir: PathBuf| load(&dir).inspect_err(|_| sweep(store, &dir)).ok();
     let mut all: Vec<Container> = entries.flatten().filter_map(|entry| read(entry.path())).collect();
     all.sort_by_key(|c| std::cmp::Reverse(c.record.created));
     Ok(all)

@@ -1,6 +1,6 @@
 //! A container's run, from the lock to the record of its end: the keeper's part.
 
-use super::create::give_up_room;
+use super::create::{Unwritten, give_up_room};
 use super::record::{Ended, Running};
 use super::{Container, ContainerError, Result, program, remove, run_place};
 use crate::grants::Grants;
@@ -16,6 +16,7 @@ use std::time::Duration;
 pub struct Lease {
     container: Container,
     lock: Lock,
+    unwritten: Option<Unwritten>,
 }
 
 /// A container whose sandbox is up.
@@ -23,6 +24,7 @@ pub struct Lease {
 pub struct Run {
     container: Container,
     lock: Lock,
+    unwritten: Option<Unwritten>,
     place: PathBuf,
     keeper: Keeper,
 }
@@ -38,10 +40,16 @@ pub trait Front {
     fn serve(&mut self, keeper: Keeper, socket: &Path) -> impl Future<Output = ()>;
     /// The container is over and written down (or not, and why): who asked for its end, or still waits for its start,
     /// gets an answer.
-    fn ended(&mut self, exit: &Exit, written: Result<()>) -> impl Future<Output = ()>;
+    fn ended(&mut self, exit: &Exit, written: Result<()>);
+    /// Closes the control socket, when those who still wait on it have been answered.
+    fn close(&mut self) -> impl Future<Output = ()>;
 }
 
 impl Lease {
+    pub(super) fn new(container: Container, lock: Lock, unwritten: Option<Unwritten>) -> Self {
+        Self { container, lock, unwritten }
+    }
+
     /// Takes the right to run a container.
     ///
     /// # Errors
@@ -53,7 +61,7 @@ impl Lease {
             return Err(ContainerError::NotFound(id));
         }
         match Lock::try_take(&path)? {
-            Some(lock) => Ok(Self { container, lock }),
+            Some(lock) => Ok(Self { container, lock, unwritten: None }),
             None => Err(ContainerError::Running { id, hint: "it cannot be started again before it has ended" }),
         }
     }
@@ -66,8 +74,10 @@ impl Lease {
     /// # Errors
     /// When the program is missing or no guest, a port is in use, or the sandbox cannot be made.
     pub fn start(self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<Run> {
-        let spec = files::read_json(&self.container.dir.join("config.json"))?;
-        let grants = Grants::from_spec(&spec)?;
+        let grants = match &self.unwritten {
+            Some(unwritten) => unwritten.grants.clone(),
+            None => Grants::from_spec(&files::read_json(&self.container.dir.join("config.json"))?)?,
+        };
         let program = program::locate_program(&self.container.dir, &grants)?;
         let code = code::prepare(store, &program).map_err(|error| self.in_the_users_words(error))?;
         let id = self.container.record.id.clone();
@@ -75,7 +85,7 @@ impl Lease {
         let place = run_place(store, &id);
         let entry = Entry { id, bundle: self.container.dir.clone(), grants, code, input, attach };
         let keeper = sandbox::launch(&place, entry)?;
-        Ok(Run { container: self.container, lock: self.lock, place, keeper })
+        Ok(Run { container: self.container, lock: self.lock, unwritten: self.unwritten, place, keeper })
     }
 
     /// An error of compiling names the program as its user knows it, not where the store has it.
@@ -106,8 +116,27 @@ impl Run {
     ///
     /// # Errors
     /// When the sandbox cannot be watched, or its end cannot be written down.
-    pub fn keep(self, store: &Store, front: &mut impl Front) -> Result<Exit> {
-        let Self { container, lock, place, keeper } = self;
+    pub fn keep<F: Front>(self, store: &Store, front: &mut F) -> Result<Exit> {
+        let Self { mut container, lock, unwritten, place, keeper } = self;
+        if !F::PATIENCE.is_zero() {
+            let early = keeper.attend_early(&container.record.id, F::PATIENCE)?;
+            match (early.phase, &unwritten) {
+                (Phase::Ended(exit), unwritten) => {
+                    let written = match unwritten {
+                        Some(_) => remove::take_away_unwritten(&container.dir),
+                        None => write_down(store, &container, &place, &keeper, early.started, &exit),
+                    };
+                    drop(lock);
+                    front.ended(&exit, written);
+                    return Ok(exit);
+                }
+                (_, Some(unwritten)) => {
+                    let written = unwritten.write_down(store, &mut container);
+                    written.inspect_err(|_| keeper.kill_host())?;
+                }
+                (_, None) => {}
+            }
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -122,7 +151,8 @@ impl Run {
                 // Whoever hears of the end may start or remove the container at once.
                 drop(lock);
                 keeper.settle(&container.record.id);
-                front.ended(&exit, written).await;
+                front.ended(&exit, written);
+                front.close().await;
                 Ok(exit)
             };
             tokio::pin!(attend, life);
@@ -148,12 +178,7 @@ async fn live<F: Front>(
     front: &mut F,
 ) -> Result<(Snapshot, Exit)> {
     let id = &container.record.id;
-    let mut snapshot = keeper.started(id).await?;
-    if !F::PATIENCE.is_zero()
-        && let Ok(ended) = tokio::time::timeout(F::PATIENCE, keeper.wait(id)).await
-    {
-        snapshot = ended?;
-    }
+    let snapshot = keeper.started(id).await?;
     if let (Some(started), Phase::Running) = (snapshot.started, &snapshot.phase) {
         let running = Running {
             keeper: std::process::id(),

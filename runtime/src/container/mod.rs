@@ -20,7 +20,7 @@ mod record;
 mod remove;
 pub mod volumes;
 
-pub use create::{MountRequest, MountSource, Settings, create};
+pub use create::{MountRequest, MountSource, Settings, create, create_and_lease};
 pub use find::{find, list};
 pub use program::{locate_in_image, locate_program};
 pub use record::{Container, Ended, MountKind, MountPoint, Record, Running, Status};

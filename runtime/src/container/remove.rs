@@ -1,5 +1,6 @@
 //! Taking a container away.
 
+use super::create::release_name;
 use super::{Container, ContainerError, Result, run_place, volumes};
 use crate::store::{Lock, Store, StoreError, files};
 use std::path::Path;
@@ -21,14 +22,14 @@ pub fn remove(store: &Store, container: &Container, with_volumes: bool) -> Resul
 }
 
 /// The same for who holds the lock already. Without its record it is no container any more; then goes its name, then
-/// the rest, which a sweep would take if this process died here.
+/// the rest, which a sweep would take if this process died here. (One that was never written down has no record.)
 pub(super) fn take_away(store: &Store, container: &Container, with_volumes: bool) -> Result<()> {
     let record = container.dir.join("record.json");
-    std::fs::remove_file(&record).map_err(StoreError::io("remove", &record))?;
-    let link = store.names().join(&container.record.name);
-    if std::fs::read_link(&link).is_ok_and(|id| id.as_os_str() == container.record.id.as_str()) {
-        let _ = std::fs::remove_file(&link);
+    match std::fs::remove_file(&record) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io("remove", record)(e).into()),
+        _ => {}
     }
+    release_name(store, &container.record.name, &container.record.id);
     let _ = files::remove_tree(&run_place(store, &container.record.id));
     if with_volumes {
         volumes::discard_anonymous(store, &container.record.mounts);
@@ -37,8 +38,21 @@ pub(super) fn take_away(store: &Store, container: &Container, with_volumes: bool
     Ok(())
 }
 
-/// Removes what a killed `create` or `rm` has left: a directory without a record that nobody holds.
-pub(super) fn sweep(dir: &Path) {
+/// Removes a container that was never written down: what it has is known, unless its guest has written something.
+pub(super) fn take_away_unwritten(dir: &Path) -> Result<()> {
+    for known in ["upper", "work/work", "work"] {
+        let _ = std::fs::remove_dir(dir.join(known));
+    }
+    let _ = std::fs::remove_file(dir.join("lock"));
+    match std::fs::remove_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(_) => Ok(files::remove_tree(dir)?),
+    }
+}
+
+/// Removes what a killed `create` or `rm` has left: a directory without a record that nobody holds, with what
+/// it had in the run directory, and its name.
+pub(super) fn sweep(store: &Store, dir: &Path) {
     let lock = dir.join("lock");
     // One that was made this moment may not have its lock yet.
     let old = |meta: std::fs::Metadata| meta.modified().ok().and_then(|m| m.elapsed().ok()).is_some_and(|e| e > MOMENT);
@@ -46,7 +60,12 @@ pub(super) fn sweep(dir: &Path) {
         return;
     }
     if !lock.exists() || matches!(Lock::try_take(&lock), Ok(Some(_))) {
+        let id = dir.file_name().unwrap_or_default().to_string_lossy();
+        let _ = files::remove_tree(&run_place(store, &id));
         let _ = files::remove_tree(dir);
+        for name in std::fs::read_dir(store.names()).into_iter().flatten().flatten() {
+            release_name(store, &name.file_name().to_string_lossy(), &id);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::index::{self, Change, Entry};
 use super::{Image, ImageError, Layer, Reference, Result, blobs, chain_ids, unpack};
-use crate::store::{Scratch, Store, StoreError, files};
+use crate::store::{Lock, Scratch, Store, StoreError, files};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -110,6 +110,24 @@ impl<'a> Images<'a> {
         let bytes = index::read(self.store)?;
         let is_it = |entry: &Entry<'_>| entry.digest == image.manifest || entry.id() == Some(image.id.as_str());
         Ok(index::entries(self.store, &bytes)?.iter().any(is_it))
+    }
+
+    /// Keeps the image from being removed as long as the lock lives, for a container that has no record yet to do so.
+    /// As with a record, ask [`Images::contains`] after it.
+    ///
+    /// # Errors
+    /// When the image is gone, or is being removed right now.
+    pub fn hold(&self, image: &Image) -> Result<Lock> {
+        match Lock::share(&blobs::path(self.store, &image.id)?) {
+            Ok(Some(lock)) => Ok(lock),
+            Err(e) if !e.is_not_found() => Err(e.into()),
+            _ => Err(ImageError::NotFound { name: image.display_name() }),
+        }
+    }
+
+    /// Whether somebody holds the image.
+    pub(super) fn is_held(&self, image: &Image) -> bool {
+        blobs::path(self.store, &image.id).is_ok_and(|path| Lock::is_held(&path))
     }
 
     /// Gives the image this name. An image that had it before loses it, in the same step.

@@ -25,6 +25,10 @@ impl Images<'_> {
     /// # Errors
     /// When there is no such image, it is in use, it has several names, or the store cannot be written.
     pub fn remove(&self, wanted: &str, force: bool, in_use: &dyn Fn(&Image) -> Option<String>) -> Result<Removed> {
+        let in_use = |image: &Image| match self.is_held(image) {
+            true => Some("that starts right now".to_owned()),
+            false => in_use(image),
+        };
         // Under the lock from here, so that what is decided is what is done.
         let mut change = Change::begin(self.store)?;
         let found = self.look_up(wanted)?;

@@ -205,6 +205,18 @@ fn an_image_in_use_stays() {
 }
 
 #[test]
+fn an_image_that_is_held_stays() {
+    let fixture = Fixture::new();
+    let image = fixture.image("a", &["a"]);
+    let held = fixture.images().hold(&image).unwrap();
+    let nobody = |_: &Image| None;
+    assert!(matches!(fixture.images().remove("a", false, &nobody), Err(ImageError::InUse { .. })));
+    drop(held);
+    fixture.images().remove("a", false, &nobody).unwrap();
+    assert!(matches!(fixture.images().hold(&image), Err(ImageError::NotFound { .. })));
+}
+
+#[test]
 fn layers_are_unpacked_when_missing() {
     let fixture = Fixture::new();
     let image = fixture.image("one", &["a"]);

@@ -7,7 +7,7 @@ use crate::grants::Port;
 use crate::guest::KILLED;
 use crate::network::reserve::reserve;
 use crate::rootfs;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::collections::HashMap;
@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
@@ -354,6 +355,39 @@ impl Keeper {
             }
             if changes.changed().await.is_err() {
                 return Err(SandboxError::Gone);
+            }
+        }
+    }
+
+    /// Takes the host's reports without a runtime, which takes longer to set up than most commands run: until the
+    /// container has ended, or `patience` after its start.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox, or the host cannot be watched.
+    pub fn attend_early(&self, id: &str, patience: Duration) -> Result<Snapshot, SandboxError> {
+        let mut deadline = None;
+        loop {
+            let snapshot = self.look(id)?;
+            let left = match (&snapshot.phase, deadline) {
+                (Phase::Ended(_), _) => return Ok(snapshot),
+                (Phase::Running, None) => {
+                    deadline = Some(Instant::now() + patience);
+                    Some(patience)
+                }
+                (_, deadline) => deadline.map(|deadline: Instant| deadline.saturating_duration_since(Instant::now())),
+            };
+            let left = left.map(Timespec::try_from).transpose().ok().flatten();
+            let mut fds = [PollFd::new(&self.0.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, left.as_ref()) {
+                Ok(0) => return Ok(snapshot),
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(system("watch the host process")(e)),
+            }
+            match wire::receive::<Report>(self.0.socket.as_fd(), RecvFlags::DONTWAIT) {
+                Ok(Some((report, _))) => self.take(report),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Ok(None) | Err(_) => self.host_gone(),
             }
         }
     }

@@ -174,7 +174,9 @@ impl<'a> Sink<'a> {
             }
         }
         self.unwritten = out;
-        if !self.unwritten.is_empty() {
+        // Of a foreground container that ended before it was written down, nobody can ask for the log.
+        let unknown = || self.attach == Attach::Terminal && !self.bundle.join("record.json").exists();
+        if !self.unwritten.is_empty() && (self.log.is_some() || !unknown()) {
             self.write_out();
         }
     }
