@@ -79,7 +79,13 @@ pub fn assemble(grants: &Grants, bundle: &Path, target: &Path, rootless: bool) -
     if !grants.root_writable {
         mount::make_read_only(target)?;
     }
-    Ok(Preopen { host: target.to_owned(), guest: "/".into(), writable: true })
+    Ok(preopen(target))
+}
+
+/// What a guest is handed of a tree that is (or will be) at `target`.
+#[must_use]
+pub fn preopen(target: &Path) -> Preopen {
+    Preopen { host: target.to_owned(), guest: "/".into(), writable: true }
 }
 
 /// The same tree where no namespace is to be had: the layers are copied once into the bundle, and each bind is a

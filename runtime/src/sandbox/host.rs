@@ -31,32 +31,33 @@ pub(super) struct Launch {
     pub reserved: Vec<Reservation>,
 }
 
-/// The host's life, from the fork to its end; it never returns to its caller's code.
+/// The host's life, from the fork to its end; it never returns to its caller's code. The first container starts when
+/// the keeper says that its tree is ready.
 pub(super) fn run(
     socket: OwnedFd,
-    first: Option<Launch>,
+    first: Launch,
     namespaces: &Result<Namespaces, String>,
     trees: &[&Path],
     low_ports: bool,
 ) -> ! {
     quiet_signals();
-    keep_only(&socket, first.as_ref());
+    keep_only(&socket, &first);
     // Mapping code needs a path, and after the fences there is none.
-    let mapped = first.map(|launch| {
-        let program = Program::map(&launch.code, launch.description.clone());
-        (launch, program)
-    });
+    let program = Program::map(&first.code, first.description.clone());
+    let mut first = Some((first, program));
     // In a static program the random number generator finds no getrandom(2) by name and opens /dev/urandom; it keeps it.
     drop(wasmtime_wasi::WasiCtxBuilder::new());
     let fences = fence::raise(namespaces, trees, low_ports);
     let socket = Arc::new(socket);
     report(&socket, &Report::Fenced(fences));
     let mut running = HashMap::new();
-    if let Some((launch, program)) = mapped {
-        start(launch, program, &socket, &mut running);
-    }
     loop {
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
+            Ok(Some((Order::Begin, _))) => {
+                if let Some((launch, program)) = first.take() {
+                    start(launch, program, &socket, &mut running);
+                }
+            }
             Ok(Some((Order::Stop(id), _))) => {
                 stop(&running, &id, Stop::Gently);
                 watch_stuck(&running, id, &socket);
@@ -84,13 +85,10 @@ fn quiet_signals() {
 }
 
 /// Closes every descriptor that is not the guest's business: the keeper's lock and pipes came along with the fork.
-fn keep_only(socket: &OwnedFd, launch: Option<&Launch>) {
-    let mut kept = vec![socket.as_raw_fd()];
-    if let Some(launch) = launch {
-        kept.extend([launch.code.as_raw_fd(), launch.output.as_raw_fd()]);
-        kept.extend(launch.input.as_ref().map(AsRawFd::as_raw_fd));
-        kept.extend(launch.reserved.iter().map(|r| r.socket().as_raw_fd()));
-    }
+fn keep_only(socket: &OwnedFd, launch: &Launch) {
+    let mut kept = vec![socket.as_raw_fd(), launch.code.as_raw_fd(), launch.output.as_raw_fd()];
+    kept.extend(launch.input.as_ref().map(AsRawFd::as_raw_fd));
+    kept.extend(launch.reserved.iter().map(|r| r.socket().as_raw_fd()));
     kept.sort_unstable();
     // Standard error stays, for the last words of an engine that breaks down.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {

@@ -19,7 +19,7 @@ use crate::guest::code::Code;
 use crate::network::reserve::{PortInUse, reserve};
 use crate::rootfs::{self, RootfsError};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A sandbox or a container in it that could not be made.
@@ -93,8 +93,9 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
     let trees = trees(place);
     let tree = mount_place(&trees, 0)?;
     let namespaces = fence::enter_namespaces();
+    // Mounting takes as long as the host takes to get ready, so the two go on side by side: the host waits for the tree.
     let preopens = match &namespaces {
-        Ok(n) => vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, n.rootless)?],
+        Ok(_) => vec![rootfs::preopen(&tree)],
         Err(_) => rootfs::fallback(&entry.grants, &entry.bundle)?,
     };
     let mut visible: Vec<PathBuf> = vec![trees];
@@ -123,10 +124,16 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         0 => {
             drop((ours, output));
             let visible: Vec<&Path> = visible.iter().map(PathBuf::as_path).collect();
-            host::run(theirs, Some(launch), &namespaces, &visible, low_ports)
+            host::run(theirs, launch, &namespaces, &visible, low_ports)
         }
         pid => {
-            drop((launch, theirs));
+            drop(theirs);
+            // From here on an error ends the host: it lives as long as the socket.
+            if let Ok(namespaces) = &namespaces {
+                rootfs::assemble(&launch.grants, &bundle, &tree, namespaces.rootless)?;
+            }
+            drop(launch);
+            wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
             Keeper::new(place, pid, ours, namespaces.map(|n| n.rootless).ok(), (id, bundle, digest, output, attach))
         }
     }

@@ -19,6 +19,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 /// From the keeper to the host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
+    /// The first container's tree is ready: run it.
+    Begin,
     /// Run one more container; its code, its output pipe, its input if it has one and its reserved ports come along as
     /// descriptors, in this order.
     Run(Box<RunOrder>),

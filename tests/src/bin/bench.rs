@@ -101,10 +101,14 @@ impl Bench {
         }
         for (program, args) in [("podman", ["run", "--rm", "scratch-true"]), ("docker", ["run", "--rm", "hello-world"])]
         {
-            let usable = || Command::new(program).arg("info").output().is_ok_and(|o| o.status.success());
-            if which(program).is_some() && usable() {
-                let command = std::iter::once(program).chain(args).map(str::to_owned).collect();
+            if which(program).is_none() {
+                continue;
+            }
+            let command: Vec<String> = std::iter::once(program).chain(args).map(str::to_owned).collect();
+            if Command::new(program).args(args).output()?.status.success() {
                 all.push(Contestant { name: format!("{program} {}", args.join(" ")), command, after: None });
+            } else {
+                eprintln!("`{}` does not work here, so {program} stays out of the table", command.join(" "));
             }
         }
         let times = self.interleave(&all, rounds)?;
