@@ -1,15 +1,16 @@
 //! The control socket.
 
 use crate::{side, task};
-use sampan_runtime::sandbox::Keeper;
+use sampan_runtime::sandbox::{Keeper, Peer, peer_of};
 use sampan_runtime::store::Store;
-use std::os::fd::BorrowedFd;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use ttrpc::asynchronous::Server;
-use ttrpc::{AcceptHook, HookError, HookOutput};
+use ttrpc::asynchronous::transport::Listener;
 
 /// A control socket that is being served.
 pub struct Serving {
@@ -48,10 +49,10 @@ impl Serving {
     /// When the socket cannot be made.
     pub async fn open(keeper: Keeper, store: &Store, socket: &Path) -> Result<Self, ttrpc::Error> {
         let busy = Busy(Arc::new(watch::Sender::new(0)));
-        let address = format!("unix://{}", socket.display());
+        let listener = UnixListener::bind(socket)
+            .map_err(|e| ttrpc::Error::Others(format!("cannot listen at {}: {e}", socket.display())))?;
         let mut server = Server::new()
-            .bind(&address)?
-            .set_accept_hook(SameUser)
+            .add_listener(Listener::new(trusted(listener)))
             .register_service(task::services(&keeper, store, &busy))
             .register_service(side::services(keeper, &busy));
         server.start().await?;
@@ -71,19 +72,20 @@ impl Serving {
     }
 }
 
-/// Lets only the store's owner and root in (SO_PEERCRED, unix(7)).
-#[derive(Debug)]
-struct SameUser;
-
-impl AcceptHook for SameUser {
-    fn on_accept(&self, fd: std::os::fd::RawFd) -> Result<HookOutput, HookError> {
-        // SAFETY: ttrpc lends the descriptor of an accepted connection for the length of this call.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let peer = sampan_runtime::sandbox::peer_of(fd).map_err(HookError::Io)?;
-        if peer.is_trusted() {
-            Ok(HookOutput { data: ttrpc::ConnectionData::default(), payload_transform: None })
-        } else {
-            Err(HookError::Rejected(format!("user {} may not control this sandbox", peer.uid)))
+/// The connections of those who may control a sandbox: the store's owner and root (SO_PEERCRED, unix(7)).
+///
+/// ttrpc has a hook for this, which it calls on a thread of its own: beside a busy guest that is one wait more for a
+/// processor.
+fn trusted(listener: UnixListener) -> impl futures::Stream<Item = std::io::Result<UnixStream>> + Send + 'static {
+    futures::stream::unfold(listener, async |listener| {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) if peer_of(stream.as_fd()).is_ok_and(Peer::is_trusted) => {
+                    return Some((Ok(stream), listener));
+                }
+                Ok(_) => {}
+                Err(error) => return Some((Err(error), listener)),
+            }
         }
-    }
+    })
 }

@@ -24,7 +24,7 @@ pub mod wait;
 pub use command::{Output, Run, Started};
 pub use container::Container;
 pub use files::{Dir, tree};
-pub use store::Store;
+pub use store::{Store, sample_file};
 pub use wait::{eventually, until};
 
 use std::fmt::Display;

@@ -124,6 +124,7 @@ struct ControlState {
     engine: OnceLock<EngineHandle>,
     doors: OnceLock<Doors>,
     had_doors: OnceLock<bool>,
+    hush: OnceLock<Hush>,
     ended: AtomicBool,
 }
 
@@ -133,6 +134,15 @@ struct Doors(Box<dyn Fn() -> bool + Send + Sync>);
 impl std::fmt::Debug for Doors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Doors")
+    }
+}
+
+/// Closes the output of a guest that is given up.
+struct Hush(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Hush {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hush")
     }
 }
 
@@ -171,12 +181,27 @@ impl Control {
         *self.0.had_doors.get_or_init(|| self.0.doors.get().is_none_or(|doors| (doors.0)()))
     }
 
-    /// Says that the guest's thread is done.
-    pub fn end(&self) {
-        self.0.ended.store(true, Ordering::SeqCst);
+    /// Says how the guest's output is closed when it is given up.
+    pub fn hush(&self, close: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.hush.set(Hush(Box::new(close)));
     }
 
-    /// Whether the guest's thread is done.
+    /// Gives up a guest that cannot be interrupted where it is: from now on it has ended for everybody else. Its thread
+    /// goes on until it comes back to the guest's code, where it is trapped.
+    pub fn give_up(&self) -> bool {
+        if let Some(hush) = self.0.hush.get() {
+            (hush.0)();
+        }
+        self.end()
+    }
+
+    /// Says that the guest is over; true for who says it first.
+    #[must_use]
+    pub fn end(&self) -> bool {
+        !self.0.ended.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether the guest is over.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.0.ended.load(Ordering::SeqCst)

@@ -40,15 +40,15 @@ impl Channel {
 /// A frame's head: the channel, and the length of what follows in four bytes, little-endian.
 pub const HEAD: usize = 5;
 
-/// The writing end of the pipe to the keeper.
+/// The writing end of the pipe to the keeper; `None` when it was closed before its guest's end.
 #[derive(Debug, Clone)]
-pub struct Pipe(Arc<Mutex<File>>);
+pub struct Pipe(Arc<Mutex<Option<File>>>);
 
 impl Pipe {
     /// Takes the pipe's descriptor.
     #[must_use]
     pub fn new(pipe: OwnedFd) -> Self {
-        Self(Arc::new(Mutex::new(File::from(pipe))))
+        Self(Arc::new(Mutex::new(Some(File::from(pipe)))))
     }
 
     /// One of the two streams for the engine.
@@ -65,7 +65,8 @@ impl Pipe {
         for part in bytes.chunks(1 << 20) {
             let length = u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes();
             let head = [channel as u8, length[0], length[1], length[2], length[3]];
-            let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = held.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             let mut slices = [IoSlice::new(&head), IoSlice::new(part)];
             let mut rest = &mut slices[..];
             while !rest.is_empty() {
@@ -77,6 +78,21 @@ impl Pipe {
             }
         }
         Ok(())
+    }
+}
+
+impl Pipe {
+    /// What closes the pipe under a guest that is given up, and does not keep it open itself.
+    pub fn closer(&self) -> impl Fn() + Send + Sync + use<> {
+        let pipe = Arc::downgrade(&self.0);
+        move || {
+            // A guest that holds it is writing, and then it is not stuck for long.
+            if let Some(pipe) = pipe.upgrade()
+                && let Ok(mut file) = pipe.try_lock()
+            {
+                *file = None;
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
-use crate::guest::{Control, Description, Ending, Program, STOPPED, Stop, TRAPPED, command, service};
+use crate::guest::{Control, Description, Ending, KILLED, Program, STOPPED, Stop, TRAPPED, command, service};
 use crate::network::View;
 use crate::network::reserve::Reservation;
 use crate::rootfs::Preopen;
@@ -58,12 +58,9 @@ pub(super) fn run(
                     start(launch, program, &socket, &mut running);
                 }
             }
-            Ok(Some((Order::Stop(id), _))) => {
-                stop(&running, &id, Stop::Gently);
-                watch_stuck(&running, id, &socket);
-            }
+            Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
+            Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
             Ok(Some((Order::Rest, _))) => super::rest(),
-            Ok(Some((Order::Kill(id), _))) => stop(&running, &id, Stop::AtOnce),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
                 Ok((launch, program)) => start(launch, program, &socket, &mut running),
                 Err((id, message)) => report(&socket, &Report::Ended { id, code: 126, message: Some(message) }),
@@ -104,21 +101,24 @@ fn keep_only(socket: &OwnedFd, launch: &Launch) {
     }
 }
 
-fn stop(running: &HashMap<String, Control>, id: &str, how: Stop) {
-    if let Some(control) = running.get(id) {
-        control.stop(how);
-    }
-}
-
-/// A guest without doors is interrupted at once; but a WASI 0.1 program that sleeps does so in the engine's own thread,
-/// where nothing reaches it. When it is alone its process can end without it.
-fn watch_stuck(running: &HashMap<String, Control>, id: String, socket: &Arc<OwnedFd>) {
-    let (Some(control), true) = (running.get(&id).cloned(), running.len() == 1) else { return };
+/// Asks a guest to end. One without doors is interrupted at once; but a WASI 0.1 program that sleeps does so in the
+/// engine's own thread, where nothing reaches it. When it is alone its process can end without it; among others it is
+/// given up.
+fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<OwnedFd>) {
+    let Some(control) = running.get(&id).filter(|control| !control.has_ended()).cloned() else { return };
+    control.stop(how);
+    let alone = running.iter().all(|(other, control)| *other == id || control.has_ended());
     let socket = Arc::clone(socket);
     let watch = move || {
         std::thread::sleep(STUCK);
-        if !control.has_ended() && !control.close_doors() {
-            report(&socket, &Report::Ended { id, code: STOPPED, message: None });
+        if control.has_ended() || (how == Stop::Gently && control.close_doors()) {
+            return;
+        }
+        let code = if how == Stop::Gently { STOPPED } else { KILLED };
+        if control.give_up() {
+            report(&socket, &Report::Ended { id, code, message: None });
+        }
+        if alone {
             // SAFETY: this ends the process without running anything more of it.
             unsafe { libc::_exit(0) };
         }
@@ -168,8 +168,9 @@ fn start(
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
         let ending = live(launch, program, &control, &reports);
-        control.end();
-        report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
+        if control.end() {
+            report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
+        }
     });
     if let Err(e) = spawned {
         let message = Some(format!("cannot start a thread for the guest: {e}"));
@@ -184,6 +185,7 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, r
     };
     let Launch { id, grants, preopens, output, input, reserved, .. } = launch;
     let output = Pipe::new(output);
+    control.hush(output.closer());
     let diagnostics = output.clone();
     let tell = Box::new(move |denied: &crate::network::Denied| {
         let _ = diagnostics.write(Channel::Diagnostic, format!("{denied}\n").as_bytes());

@@ -224,15 +224,29 @@ impl Keeper {
         let Some(entry) = kept.waiting.take() else {
             return Err(SandboxError::Phase { id: id.to_owned(), phase, wanted: "started" });
         };
-        let reserved = reserve(entry.grants.network, &entry.grants.published)?;
-        let preopens = match self.0.rootless {
-            Some(rootless) => {
-                state.mounted += 1;
-                let tree = mount_place(&trees(&self.0.place), state.mounted)?;
-                vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?]
+        state.mounted += 1;
+        let sent = self.send_over(&entry, state.mounted);
+        let Some(kept) = state.containers.get_mut(id) else { return Err(SandboxError::NoContainer(id.to_owned())) };
+        match sent {
+            Ok(pump) => {
+                kept.snapshot.phase = Phase::Starting;
+                kept.pump = Some(pump);
+                Ok(())
             }
-            None => rootfs::fallback(&entry.grants, &entry.bundle)?,
-        };
+            Err(error) => {
+                // It can be tried again, when the port is free, say.
+                kept.waiting = Some(entry);
+                Err(error)
+            }
+        }
+    }
+
+    /// Mounts the tree of the sandbox's `n`th container and sends it over; what follows its output is returned.
+    fn send_over(&self, entry: &Entry, n: usize) -> Result<std::thread::JoinHandle<()>, SandboxError> {
+        let rootless = self.0.rootless.ok_or(SandboxError::NoRoom)?;
+        let reserved = reserve(entry.grants.network, &entry.grants.published)?;
+        let tree = mount_place(&trees(&self.0.place), n)?;
+        let preopens = vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?];
         let (output, writer) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
         let spec = entry.grants.to_spec().map_err(|e| system("describe the container")(std::io::Error::other(e)))?;
@@ -240,19 +254,15 @@ impl Keeper {
         fds.extend(entry.input.as_ref().map(AsFd::as_fd));
         fds.extend(reserved.iter().map(|r| r.socket().as_fd()));
         let order = Order::Run(Box::new(RunOrder {
-            id: id.to_owned(),
+            id: entry.id.clone(),
             spec,
             preopens,
             description: entry.code.description.clone(),
             reserved: reserved.iter().map(|r| (r.publish, r.address)).collect(),
         }));
-        wire::send(self.0.socket.as_fd(), &order, &fds).map_err(|_| SandboxError::Gone)?;
-        let pump = pump(output, entry.bundle, entry.attach)?;
-        if let Some(kept) = state.containers.get_mut(id) {
-            kept.snapshot.phase = Phase::Starting;
-            kept.pump = Some(pump);
-        }
-        Ok(())
+        let pump = pump(output, entry.bundle.clone(), entry.attach)?;
+        wire::send(self.0.socket.as_fd(), &order, &fds).map_err(system("hand the container to its sandbox"))?;
+        Ok(pump)
     }
 
     /// Gives up the memory that starting took and idling does not need, in both processes.
@@ -282,7 +292,8 @@ impl Keeper {
             let mut state = self.state();
             let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
             kept.killed = true;
-            state.containers.len() == 1
+            let lives = |kept: &Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
+            state.containers.iter().all(|(other, kept)| other == id || !lives(kept))
         };
         if alone {
             self.kill_host();

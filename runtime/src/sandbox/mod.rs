@@ -42,6 +42,12 @@ pub enum SandboxError {
     /// The host process is gone.
     #[error("the sandbox is gone")]
     Gone,
+    /// A container that cannot join this sandbox.
+    #[error(
+        "this sandbox cannot take another container: it has no mount namespace (`sampan inspect` says why), so its host \
+         cannot be given more directories; give the container a sandbox of its own"
+    )]
+    NoRoom,
     /// No such container in this sandbox.
     #[error("no container {0} in this sandbox")]
     NoContainer(String),

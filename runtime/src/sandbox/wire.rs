@@ -5,6 +5,8 @@ use crate::grants::{Port, Publish};
 use crate::guest::Description;
 use crate::rootfs::Preopen;
 use oci_spec::runtime::Spec;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -64,8 +66,18 @@ pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[Bor
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::other("too many descriptors for one message"));
     }
-    rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL))?;
-    Ok(())
+    loop {
+        match sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            // The keeper's end does not block: it is read beside others.
+            Err(Errno::AGAIN) => {
+                let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+                rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// Receives one message; `None` when the other side is gone.

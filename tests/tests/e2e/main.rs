@@ -28,6 +28,8 @@ mod rootless;
 #[cfg(test)]
 mod run;
 #[cfg(test)]
+mod sandbox;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod store;
