@@ -29,7 +29,7 @@ sources() {
     case $1 in
         rust) echo "Cargo.toml Cargo.lock componentize/Cargo.toml componentize/Cargo.lock componentize/src $2" ;;
         # The interface definitions come out of a crate that the Rust guests use.
-        python) echo "Cargo.lock python" ;;
+        python) echo Cargo.lock python/lib python/*.py python/python.wit ;;
         *) echo "$1" ;;
     esac
 }
@@ -72,14 +72,21 @@ make_python() {
         python3 -m venv "$venv"
         "$venv/bin/pip" install --quiet --disable-pip-version-check "componentize-py==$version"
     fi
-    # A copy, since Python leaves its caches beside the sources.
-    local work=${1%.wasm}
-    mkdir "$work"
-    cp python/*.py "$work"
+    # A copy, since Python leaves its caches beside the sources; those of pip are wanted.
+    local work=${1%.wasm} pip=26.3
+    mkdir -p "$work/site-packages" "$work/download"
+    cp -r python/*.py python/lib "$work"
+    "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$work/download" "pip==$pip"
+    python3 -m zipfile -e "$work/download/pip-$pip-py3-none-any.whl" "$work/site-packages"
     # Without VIRTUAL_ENV it would look for packages in the Python of this machine.
     VIRTUAL_ENV=$venv "$venv/bin/componentize-py" --quiet \
-        --wit-path "$(crate . wasip2)/wit" --world wasi:cli/command@0.2.12 \
+        --wit-path "$(crate . wasip2)/wit" --wit-path python/python.wit --world sampan:python/interpreter \
         componentize --python-path "$work" interpreter --output "$1"
+    echo pip >"$work/site-packages/pip-$pip.dist-info/INSTALLER"
+    # Files of an image bear their own times: the same wherever it is built.
+    find "$work/site-packages" -exec touch --date=@1767225600 {} +
+    mkdir "${1%.wasm}.files"
+    mv "$work/site-packages" "${1%.wasm}.files"
 }
 
 make_quickjs() {
@@ -147,9 +154,14 @@ cached() {
     echo "$guests/$1-${hash:0:16}.wasm"
 }
 
-# Puts a guest from the cache in its place, unless it is there already: others may be reading it.
+# Puts a guest from the cache in its place, and what belongs to it, unless it is there already: others may be reading it.
 place() {
-    local file=$1/$1.wasm
+    local file=$1/$1.wasm name
+    for name in $(ls "${2%.wasm}.files" 2>/dev/null); do
+        diff -rq "${2%.wasm}.files/$name" "$1/$name" >/dev/null 2>&1 && continue
+        cp -a "${2%.wasm}.files/$name" "$1/$name.$$"
+        rm -rf "${1:?}/$name" && mv "$1/$name.$$" "$1/$name"
+    done
     cmp -s "$2" "$file" && return
     cp "$2" "$file.$$" && mv -f "$file.$$" "$file"
 }
@@ -172,10 +184,16 @@ build() {
         # shellcheck disable=SC2086 # a list of words
         "make_${recipe%% *}" "$work/guest.wasm" ${recipe#"${recipe%% *}"}
         chmod 644 "$work/guest.wasm"
+        # First what belongs to it, since the file is what is looked for.
+        rm -rf "${2%.wasm}.files"
+        [[ ! -d $work/guest.files ]] || mv "$work/guest.files" "${2%.wasm}.files"
         mv "$work/guest.wasm" "$2"
     )
     # What nobody has built for a month is of no branch that is worked on.
-    find "$guests" -name "$1-????????????????.wasm" -mtime +30 -delete
+    local old
+    for old in $(find "$guests" -name "$1-????????????????.wasm" -mtime +30); do
+        rm -rf "$old" "${old%.wasm}.files"
+    done
     local tenths=$(((${EPOCHREALTIME/./} - start) / 100000))
     say "$1  built in $((tenths / 10)).$((tenths % 10)) s, $(($(stat -c %s "$2") / 1024)) KB"
 }

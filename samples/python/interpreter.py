@@ -6,6 +6,7 @@ its end; a container starts there. What belongs to one run only is therefore set
 
 import library
 
+library.compile_packages()
 library.keep()
 
 import atexit
@@ -20,21 +21,38 @@ import runpy
 import site
 import sys
 import types
+import warnings
 
+import processes
 import wasi
+import wasi_http
+from library import PACKAGES, PREFIX
 from wit_world.imports import environment
 
-PREFIX = "/usr"
-USAGE = "usage: python [-u] [-V] [-c CODE | -m MODULE | FILE | -] [ARGUMENT…]"
+USAGE = """\
+usage: python [OPTION…] [-c CODE | -m MODULE | FILE | -] [ARGUMENT…]
+  -B         write no .pyc files (also PYTHONDONTWRITEBYTECODE)
+  -E         heed no variable whose name begins with PYTHON
+  -I         both of -E and -P
+  -P         do not put the script's directory before the others (also PYTHONSAFEPATH)
+  -S         without site-packages
+  -u         write every character at once (also PYTHONUNBUFFERED)
+  -V, -VV    the version
+  -W FILTER  which warnings to show (also PYTHONWARNINGS)
+  -X OPTION  into sys._xoptions
+  -q, -s     nothing: there is no banner and no user's own site-packages"""
+
+wasi_http.install()
+processes.install(lambda args: execute(args))
 
 # What programs commonly import is in the component already loaded.
 for name in """
     argparse asyncio base64 bisect calendar collections configparser contextlib copy csv dataclasses datetime decimal
-    difflib email.message enum fnmatch fractions functools glob gzip hashlib heapq hmac html http.client http.server
-    importlib.metadata importlib.resources importlib.util inspect ipaddress itertools json linecache logging math
-    mimetypes operator pathlib pickle platform pprint queue re secrets select shutil signal socket sqlite3 statistics
-    string struct subprocess sysconfig tempfile textwrap threading tokenize tomllib traceback typing unittest
-    urllib.request uuid warnings xml.etree.ElementTree zipfile zlib zoneinfo
+    difflib email.message enum fnmatch fractions functools glob gzip hashlib heapq hmac html http.client http.cookiejar
+    http.server importlib.metadata importlib.resources importlib.util inspect ipaddress itertools json linecache logging
+    logging.config math mimetypes operator optparse pathlib pickle platform pprint queue re secrets select shutil signal
+    socket sqlite3 statistics string struct subprocess sysconfig tempfile textwrap threading tokenize tomllib traceback
+    typing unittest urllib.request uuid warnings wsgiref.simple_server xml.etree.ElementTree zipfile zlib zoneinfo
 """.split():
     importlib.import_module(name)
 
@@ -47,14 +65,7 @@ class Run:
     """The export `wasi:cli/run`."""
 
     def run(self):
-        try:
-            execute(prepare())
-            status = 0
-        except SystemExit as exit:
-            status = exit_status(exit.code)
-        except BaseException as error:
-            status = 1
-            report(error)
+        status = processes.outcome(lambda: execute(prepare()))
         atexit._run_exitfuncs()
         for out in sys.stdout, sys.stderr:
             try:
@@ -67,10 +78,72 @@ class Run:
             wasi._exit(status)
 
 
+class Options:
+    """What the command line says before the program."""
+
+    unbuffered = safe_path = no_site = ignore_environment = False
+    version = 0
+    # `c`, `m`, or nothing for a file; and its operand.
+    kind = operand = None
+
+    def __init__(self, args):
+        self.warnings = []
+        while args and args[0].startswith("-") and args[0] != "-" and not self.kind:
+            word = args.pop(0)
+            if word == "--":
+                break
+            letters = {"--version": "V", "--help": "h"}.get(word, word[1:])
+            while letters:
+                letter, letters = letters[0], letters[1:]
+                if letter in "cmWX":
+                    if not (letters or args):
+                        fail(f"python: -{letter} needs an argument\n{USAGE}")
+                    self.take(letter, letters or args.pop(0))
+                    break
+                self.set(letter, word)
+
+    def take(self, letter, operand):
+        match letter:
+            case "W":
+                self.warnings.append(operand)
+            case "X":
+                name, _, value = operand.partition("=")
+                sys._xoptions[name] = value or True
+            case _:
+                self.kind, self.operand = letter, operand
+
+    def set(self, letter, word):
+        match letter:
+            case "u":
+                self.unbuffered = True
+            case "B":
+                sys.dont_write_bytecode = True
+            case "E":
+                self.ignore_environment = True
+            case "I":
+                self.ignore_environment = self.safe_path = True
+            case "P":
+                self.safe_path = True
+            case "S":
+                self.no_site = True
+            case "V":
+                self.version += 1
+            case "q" | "s":
+                pass
+            case "h":
+                print(USAGE)
+                sys.exit()
+            case _:
+                fail(f"python: unknown option {word}\n{USAGE}")
+
+    def variable(self, name):
+        return "" if self.ignore_environment else os.environ.get(name, "")
+
+
 def prepare():
     """Makes the interpreter that was kept into one of this container. Returns the arguments."""
     # These names are the program's to use.
-    for name in "interpreter", "library", "wasi":
+    for name in "interpreter", "library", "processes", "wasi":
         sys.modules.pop(name, None)
     os.environ.clear()
     os.environ.update(environment.get_environment())
@@ -85,10 +158,12 @@ def prepare():
     if cwd:
         os.chdir(cwd)
     program, *args = environment.get_arguments() or ["python"]
-    sys.executable = program if program.startswith("/") else f"{PREFIX}/bin/python"
+    sys.orig_argv = [program, *args]
+    sys.executable = sys._base_executable = program if program.startswith("/") else f"{PREFIX}/bin/python"
     sys.prefix = sys.exec_prefix = sys.base_prefix = sys.base_exec_prefix = PREFIX
-    sys.path[:] = [*filter(None, os.environ.get("PYTHONPATH", "").split(":")), library.HOME]
-    site.addsitedir(f"{PREFIX}/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
+    site.PREFIXES[:] = [PREFIX]
+    site.ENABLE_USER_SITE = False
+    processes.begin()
     return args
 
 
@@ -100,79 +175,76 @@ def stream(descriptor, mode, line_buffering=False, errors="strict"):
 
 
 def execute(args):
+    options = Options(args)
+    if options.version:
+        print("Python", sys.version if options.version > 1 else sys.version.split()[0])
+        return
+    apply(options)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__builtins__ = builtins
-    while args and args[0].startswith("-") and args[0] not in ("-", "-c", "-m"):
-        match args.pop(0):
-            case "-u":
-                sys.stdout.reconfigure(write_through=True)
-            case "-B":
-                sys.dont_write_bytecode = True
-            case "-V" | "--version":
-                print("Python", sys.version.split()[0])
-                return
-            case "-h" | "--help":
-                print(USAGE)
-                return
-            case option:
-                print(f"python: unknown option {option}\n{USAGE}", file=sys.stderr)
-                sys.exit(2)
-    match args:
-        case ["-c", source, *_]:
-            start(args[:1] + args[2:], "")
-            run(main, source, "<string>")
-        case ["-m", module, *_]:
-            start(args[:1] + args[2:], os.getcwd())
-            # One that is loaded already would be taken for a mistake of the program's.
-            if not hasattr(sys.modules.get(module), "__path__"):
-                sys.modules.pop(module, None)
-            runpy._run_module_as_main(module)
-        case [] if sys.stdin.isatty():
-            start([""], "")
-            code.interact(local=main.__dict__, exitmsg="")
-        case [] | ["-", *_]:
-            start(args or [""], "")
-            run(main, sys.stdin.read(), "<stdin>")
-        case ["-c" | "-m"]:
-            print(f"python: {args[0]} needs an argument\n{USAGE}", file=sys.stderr)
-            sys.exit(2)
-        case [path, *_] if os.path.isdir(path) or path.endswith((".zip", ".pyz")):
-            start(args, path)
-            runpy._run_module_as_main("__main__", alter_argv=False)
-        case [path, *_]:
-            start(args, os.path.dirname(os.path.realpath(path)))
-            try:
-                with open(path, "rb") as file:
-                    source = file.read()
-            except OSError as error:
-                print(f"python: can't open file {path!r}: {error}", file=sys.stderr)
-                sys.exit(2)
-            main.__file__ = os.path.abspath(path)
-            run(main, source, main.__file__)
+    if options.kind == "c":
+        start(options, ["-c", *args], "")
+        run(main, options.operand, "<string>")
+    elif options.kind == "m":
+        start(options, ["-m", *args], os.getcwd())
+        # One that is loaded already would be taken for a mistake of the program's.
+        if not hasattr(sys.modules.get(options.operand), "__path__"):
+            sys.modules.pop(options.operand, None)
+        runpy._run_module_as_main(options.operand)
+    elif not args and sys.stdin.isatty():
+        start(options, [""], "")
+        code.interact(local=main.__dict__, exitmsg="")
+    elif not args or args[0] == "-":
+        start(options, args or [""], "")
+        run(main, sys.stdin.read(), "<stdin>")
+    else:
+        run_file(options, main, args)
 
 
-def start(argv, path):
+def run_file(options, main, args):
+    path = args[0]
+    if os.path.isdir(path) or path.endswith((".zip", ".pyz")):
+        start(options, args, None)
+        # As in CPython, -P does not take away the place of the program itself.
+        sys.path.insert(0, path)
+        runpy._run_module_as_main("__main__", alter_argv=False)
+        return
+    start(options, args, os.path.dirname(os.path.realpath(path)))
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        fail(f"python: can't open file {os.path.abspath(path)!r}: {error}")
+    main.__file__ = os.path.abspath(path)
+    run(main, source, main.__file__)
+
+
+def apply(options):
+    """What the options and the variables say of the interpreter as a whole."""
+    if options.unbuffered or options.variable("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(write_through=True)
+    if options.variable("PYTHONDONTWRITEBYTECODE"):
+        sys.dont_write_bytecode = True
+    if options.variable("PYTHONSAFEPATH"):
+        options.safe_path = True
+    sys.warnoptions[:] = [*filter(None, options.variable("PYTHONWARNINGS").split(",")), *options.warnings]
+    warnings._processoptions(sys.warnoptions)
+    sys.path[:] = [*filter(None, options.variable("PYTHONPATH").split(":")), library.HOME]
+    if not options.no_site:
+        site.addsitedir(PACKAGES)
+        site.execsitecustomize()
+
+
+def start(options, argv, path):
     sys.argv = argv
-    sys.path.insert(0, path)
+    if path is not None and not options.safe_path:
+        sys.path.insert(0, path)
 
 
 def run(main, source, name):
     exec(compile(source, name, "exec", dont_inherit=True), main.__dict__)
 
 
-def report(error):
-    trace = error.__traceback__
-    # The frames of this file tell the program's author nothing.
-    while trace and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    sys.excepthook(type(error), error.with_traceback(trace), trace)
-
-
-def exit_status(code):
-    match code:
-        case None:
-            return 0
-        case int():
-            return code & 0xFF
-    print(code, file=sys.stderr)
-    return 1
+def fail(message):
+    print(message, file=sys.stderr)
+    sys.exit(2)

@@ -73,7 +73,7 @@ fn the_working_directory_is_the_images_or_what_is_said() {
 fn a_component_knows_its_working_directory() {
     let store = Store::shared(&["python"]);
     let code = "import os; print(os.getcwd())";
-    store.sampan("run --rm -w /usr/bin python python -c").arg(code).ok().stdout_is("/usr/bin\n");
+    store.sampan("run --rm -w /usr/local/bin python python -c").arg(code).ok().stdout_is("/usr/local/bin\n");
 }
 
 #[test]
