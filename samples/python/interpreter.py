@@ -24,6 +24,7 @@ import types
 import warnings
 
 import processes
+import serving
 import wasi
 import wasi_http
 from library import PACKAGES, PREFIX
@@ -143,7 +144,7 @@ class Options:
 def prepare():
     """Makes the interpreter that was kept into one of this container. Returns the arguments."""
     # These names are the program's to use.
-    for name in "interpreter", "library", "processes", "wasi":
+    for name in "interpreter", "library", "processes", "serving", "wasi":
         sys.modules.pop(name, None)
     os.environ.clear()
     os.environ.update(environment.get_environment())

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import socket
-import socketserver
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -79,5 +78,3 @@ os.getgroups = list
 threading._start_joinable_thread = start_thread
 ThreadPoolExecutor.submit = submit
 asyncio.BaseEventLoop.run_in_executor = run_in_executor
-# A server that wants a thread for each request answers one request after the other.
-socketserver.ThreadingMixIn.process_request = socketserver.BaseServer.process_request
