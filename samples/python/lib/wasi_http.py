@@ -21,19 +21,20 @@ import re
 import socket
 import ssl
 import sys
+import types
 import urllib.error
 import urllib.request
 
 from componentize_py_types import Err, Ok
 from wit_world.imports import monotonic_clock, outgoing_handler, poll, streams
-from wit_world.imports import wasi_http_types as types
+from wit_world.imports import wasi_http_types as wasi
 
 # Not for a request to say: they belong to the connection, and that is the host's.
 OF_THE_CONNECTION = {
     "connection", "host", "http2-settings", "keep-alive", "proxy-authenticate", "proxy-authorization",
     "proxy-connection", "te", "transfer-encoding", "upgrade",
 }  # fmt: skip
-METHODS = {name.upper(): getattr(types, f"Method_{name}") for name in "Get Head Post Put Delete Options Trace Patch".split()}
+METHODS = {name.upper(): getattr(wasi, f"Method_{name}") for name in "Get Head Post Put Delete Options Trace Patch".split()}
 PIECE = 64 << 10
 
 
@@ -177,15 +178,15 @@ class Request:
             raise OSError(errno.ENOTSUP, f"a connection cannot be upgraded to {said['upgrade']}: it is the host's")
         self.check_host(said.get("host"))
         try:
-            request = types.OutgoingRequest(types.Fields.from_list(
+            request = wasi.OutgoingRequest(wasi.Fields.from_list(
                 [(name, value.encode("latin-1")) for name, value in fields if name.lower() not in OF_THE_CONNECTION]))
-            request.set_method(METHODS[method]() if method in METHODS else types.Method_Other(method))
-            request.set_scheme(types.Scheme_Https() if connection.scheme == "https" else types.Scheme_Http())
+            request.set_method(METHODS[method]() if method in METHODS else wasi.Method_Other(method))
+            request.set_scheme(wasi.Scheme_Https() if connection.scheme == "https" else wasi.Scheme_Http())
             request.set_authority(self.authority())
             request.set_path_with_query(target)
         except Err as error:
             raise http.client.InvalidURL(f"the host takes no such request: {line!r} ({type(error.value).__name__})") from None
-        options = types.RequestOptions()
+        options = wasi.RequestOptions()
         if connection.timeout is not None:
             options.set_connect_timeout(int(connection.timeout * 1e9))
         has_body = self.left or self.chunks
@@ -236,7 +237,7 @@ class Request:
         self.stream.flush()
         self.stream.__exit__(None, None, None)
         body, self.stream, self.body = self.body, None, None
-        types.OutgoingBody.finish(body, None)
+        wasi.OutgoingBody.finish(body, None)
 
     def response(self):
         while True:
@@ -300,7 +301,7 @@ class Response:
             if isinstance(error.value, streams.StreamError_Closed):
                 return b""
             with error.value.value as reason:
-                code = types.http_error_code(reason)
+                code = wasi.http_error_code(reason)
                 what = reason.to_debug_string().partition("\n")[0]
             raise failure(code, self.connection) if code else ConnectionResetError(errno.ECONNRESET, what) from None
 
@@ -408,27 +409,37 @@ def do_open(self, *args, **kwargs):
         raise
 
 
-class Urllib3:
-    """Gives each copy of urllib3, such as pip's own, this way to connect, when it is imported."""
+def patch_urllib3(module):
+    by_socket = module.create_connection
 
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if not name.endswith("urllib3.util.connection"):
+    def create(address, *args, **kwargs):
+        return (by_socket if is_own(address[0]) else create_connection)(address, *args, **kwargs)
+
+    module.create_connection = create
+
+
+def patch_httpcore(module):
+    module.socket = types.SimpleNamespace(**{**vars(socket), "create_connection": create_connection})
+
+
+class Patches:
+    """Gives libraries that connect by themselves this way to do it, when they are imported; pip's own copies too."""
+
+    modules = {"urllib3.util.connection": patch_urllib3, "httpcore._backends.sync": patch_httpcore}
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        patch = next((patch for end, patch in cls.modules.items() if f".{name}".endswith(f".{end}")), None)
+        spec = patch and importlib.machinery.PathFinder.find_spec(name, path, target)
+        if not spec or not spec.loader:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
+        load = spec.loader.exec_module
 
-            def exec_module(module):
-                load(module)
-                by_socket = module.create_connection
+        def exec_module(module):
+            load(module)
+            patch(module)
 
-                def create(address, *args, **kwargs):
-                    return (by_socket if is_own(address[0]) else create_connection)(address, *args, **kwargs)
-
-                module.create_connection = create
-
-            spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module
         return spec
 
 
@@ -436,7 +447,7 @@ def install():
     http.client.HTTPConnection.connect = connect
     urllib.request.AbstractHTTPHandler.do_open = do_open
     urllib.request.getproxies = dict
-    sys.meta_path.insert(0, Urllib3)
+    sys.meta_path.insert(0, Patches)
 
 
 connect_by_socket = http.client.HTTPConnection.connect
