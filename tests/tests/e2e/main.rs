@@ -22,6 +22,8 @@ mod logs;
 #[cfg(test)]
 mod ports;
 #[cfg(test)]
+mod python;
+#[cfg(test)]
 mod refused;
 #[cfg(test)]
 mod rootless;
