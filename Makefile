@@ -23,6 +23,7 @@ guests: setup
 samples: build guests
 	@for name in $$(samples/build.sh --list); do \
 	  echo "== $$name"; "$(SAMPAN_BIN)" build -t "$$name" "samples/$$name" || exit 1; done
+	@"$(SAMPAN_BIN)" build -q -t python:3.14 samples/python
 
 ## Everything that gates a change
 test: lint guests build
