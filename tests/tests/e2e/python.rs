@@ -206,3 +206,16 @@ fn what_asks_for_a_user_or_a_mapped_file_gets_an_answer() {
         print(len(mapped), mapped.find(b'two'), mapped[:3])\n";
     store.sampan("run --rm python python -c").arg(code).ok().stdout_is("0 root root /root\n7 4 b'one'\n");
 }
+
+#[test]
+fn the_shell_of_the_image_runs_python_programs() {
+    let store = Store::shared(&["python"]);
+    let shell = |script: &str| store.sampan("run --rm -e NAME=you python python /bin/sh -c").arg(script);
+    let script = "set -e; cd /tmp && echo \"hello $NAME\" 'and $NAME' > f; python -c 'print(open(\"f\").read(), end=\"\")'\n\
+        A=1 python -c 'import os; print(os.environ[\"A\"])' # a comment\n\
+        pip --version > /dev/null || exit 4; exit 3";
+    shell(script).fails(3).stdout_is("hello you and $NAME\n1\n");
+    shell("false && echo no; echo $?; set -e; false; echo never").fails(1).stdout_is("1\n");
+    shell("no-such-program").fails(127).stderr_has("sh: no-such-program: not found");
+    shell("python -V | cat").fails(2).stderr_has("`|` is not known here");
+}
