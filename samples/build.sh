@@ -156,11 +156,12 @@ cached() {
 
 # Puts a guest from the cache in its place, and what belongs to it, unless it is there already: others may be reading it.
 place() {
-    local file=$1/$1.wasm name
-    for name in $(ls "${2%.wasm}.files" 2>/dev/null); do
-        diff -rq "${2%.wasm}.files/$name" "$1/$name" >/dev/null 2>&1 && continue
-        cp -a "${2%.wasm}.files/$name" "$1/$name.$$"
-        rm -rf "${1:?}/$name" && mv "$1/$name.$$" "$1/$name"
+    local file=$1/$1.wasm source goal
+    for source in "${2%.wasm}.files"/*; do
+        goal=$1/${source##*/}
+        [[ ! -e $source ]] || diff -rq "$source" "$goal" >/dev/null 2>&1 && continue
+        cp -a "$source" "$goal.$$"
+        rm -rf "$goal" && mv "$goal.$$" "$goal"
     done
     cmp -s "$2" "$file" && return
     cp "$2" "$file.$$" && mv -f "$file.$$" "$file"
@@ -186,14 +187,11 @@ build() {
         chmod 644 "$work/guest.wasm"
         # First what belongs to it, since the file is what is looked for.
         rm -rf "${2%.wasm}.files"
-        [[ ! -d $work/guest.files ]] || mv "$work/guest.files" "${2%.wasm}.files"
+        [[ ! -d $work/guest.files ]] || { touch "$work/guest.files" && mv "$work/guest.files" "${2%.wasm}.files"; }
         mv "$work/guest.wasm" "$2"
     )
     # What nobody has built for a month is of no branch that is worked on.
-    local old
-    for old in $(find "$guests" -name "$1-????????????????.wasm" -mtime +30); do
-        rm -rf "$old" "${old%.wasm}.files"
-    done
+    find "$guests" -maxdepth 1 -name "$1-????????????????.*" -mtime +30 -exec rm -rf {} +
     local tenths=$(((${EPOCHREALTIME/./} - start) / 100000))
     say "$1  built in $((tenths / 10)).$((tenths % 10)) s, $(($(stat -c %s "$2") / 1024)) KB"
 }
