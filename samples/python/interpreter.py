@@ -23,6 +23,7 @@ import sys
 import types
 import warnings
 
+import patches
 import processes
 import serving
 import wasi
@@ -43,7 +44,7 @@ usage: python [OPTION…] [-c CODE | -m MODULE | FILE | -] [ARGUMENT…]
   -X OPTION  into sys._xoptions
   -q, -s     nothing: there is no banner and no user's own site-packages"""
 
-wasi_http.install()
+wasi_http.install(patches.on_import)
 processes.install(lambda args: execute(args))
 
 # What programs commonly import is in the component already loaded.
@@ -144,7 +145,7 @@ class Options:
 def prepare():
     """Makes the interpreter that was kept into one of this container. Returns the arguments."""
     # These names are the program's to use.
-    for name in "interpreter", "library", "processes", "serving", "wasi":
+    for name in "interpreter", "library", "patches", "processes", "serving", "wasi":
         sys.modules.pop(name, None)
     os.environ.clear()
     os.environ.update(environment.get_environment())

@@ -332,6 +332,10 @@ def _exit(status):
     wasi._exit(status)
 
 
+async def no_subprocess(self, protocol_factory, *args, **kwargs):
+    raise OSError(errno.ENOTSUP, "asyncio cannot start programs here: WASI has no processes; `subprocess` runs Python ones")
+
+
 def begin():
     """A container starts: what is loaded now is what each program finds loaded."""
     _modules.update(sys.modules)
@@ -342,3 +346,4 @@ def install(executor):
     execute = executor
     subprocess.Popen = Popen
     os._exit = _exit
+    asyncio.BaseEventLoop.subprocess_exec = asyncio.BaseEventLoop.subprocess_shell = no_subprocess

@@ -4,6 +4,8 @@ They answer one request after the other. So that no client holds up the others b
 its turn when there is something to read from it (browsers open some that they may never use), and it ends with its
 answer. A server that waits wakes up for nothing.
 
+What would start such a server anew when a file changes cannot do so: the server runs without.
+
 `sampan stop` closes the sockets that listen: then a server's loop ends, as if the program had asked for it.
 """
 
@@ -13,6 +15,10 @@ import http.server
 import selectors
 import socket
 import socketserver
+import sys
+import threading
+
+import patches
 
 PIECE = 64 << 10
 
@@ -132,6 +138,30 @@ def accept_connection(self, protocol_factory, sock, *args, **kwargs):
         raise SystemExit(143) from None
 
 
+def patch_reloader(module):
+    """Werkzeug's, which `app.run(debug=True)` asks for, and Django's."""
+
+    def run_with_reloader(main_func, *args, **kwargs):
+        print("No reloading when a file changes: WASI has no threads.", file=sys.stderr)
+        # Django's further arguments are those of the function, Werkzeug's are of the reloader.
+        return main_func(*args, **kwargs) if module.__name__.startswith("django") else main_func()
+
+    module.run_with_reloader = run_with_reloader
+
+
+def patch_debugger(module):
+    """Werkzeug's, which shares a count with other processes."""
+
+    class Value:
+        def __init__(self, kind, value=0):
+            self.value, self.lock = value, threading.RLock()
+
+        def get_lock(self):
+            return self.lock
+
+    module.Value = Value
+
+
 def end_headers(self):
     lines = getattr(self, "_headers_buffer", [])
     if not self.close_connection and not (lines and b" 100 " in lines[0]):
@@ -148,3 +178,6 @@ serve_others = socketserver.BaseServer.serve_forever
 socketserver.BaseServer.serve_forever = serve_forever
 # A server that wants a thread for each request answers one request after the other.
 socketserver.ThreadingMixIn.process_request = socketserver.BaseServer.process_request
+patches.on_import("werkzeug._reloader", patch_reloader)
+patches.on_import("werkzeug.debug", patch_debugger)
+patches.on_import("django.utils.autoreload", patch_reloader)

@@ -14,13 +14,11 @@ refused.
 import errno
 import http
 import http.client
-import importlib.machinery
 import io
 import ipaddress
 import re
 import socket
 import ssl
-import sys
 import types
 import urllib.error
 import urllib.request
@@ -422,32 +420,13 @@ def patch_httpcore(module):
     module.socket = types.SimpleNamespace(**{**vars(socket), "create_connection": create_connection})
 
 
-class Patches:
-    """Gives libraries that connect by themselves this way to do it, when they are imported; pip's own copies too."""
-
-    modules = {"urllib3.util.connection": patch_urllib3, "httpcore._backends.sync": patch_httpcore}
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        patch = next((patch for end, patch in cls.modules.items() if f".{name}".endswith(f".{end}")), None)
-        spec = patch and importlib.machinery.PathFinder.find_spec(name, path, target)
-        if not spec or not spec.loader:
-            return None
-        load = spec.loader.exec_module
-
-        def exec_module(module):
-            load(module)
-            patch(module)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-def install():
+def install(on_import):
+    """Puts this in the place of sockets, in the standard library and in what is imported later, pip's own copies too."""
     http.client.HTTPConnection.connect = connect
     urllib.request.AbstractHTTPHandler.do_open = do_open
     urllib.request.getproxies = dict
-    sys.meta_path.insert(0, Patches)
+    on_import("urllib3.util.connection", patch_urllib3)
+    on_import("httpcore._backends.sync", patch_httpcore)
 
 
 connect_by_socket = http.client.HTTPConnection.connect
