@@ -159,6 +159,7 @@ def prepare():
     cwd = environment.initial_cwd() or os.environ.get("PWD")
     if cwd:
         os.chdir(cwd)
+    wasi_http.forget_bundles()
     program, *args = environment.get_arguments() or ["python"]
     sys.orig_argv = [program, *args]
     sys.executable = sys._base_executable = program if program.startswith("/") else f"{PREFIX}/bin/python"

@@ -16,12 +16,14 @@ import http
 import http.client
 import io
 import ipaddress
+import os
 import re
 import socket
 import ssl
 import types
 import urllib.error
 import urllib.request
+import weakref
 
 from componentize_py_types import Err, Ok
 from wit_world.imports import monotonic_clock, outgoing_handler, poll, streams
@@ -36,14 +38,20 @@ METHODS = {name.upper(): getattr(wasi, f"Method_{name}") for name in "Get Head P
 PIECE = 64 << 10
 
 
+# What is open at the host. Its parts have an order to be given back in, which the garbage collector does not know: so it
+# gets hold of none of them, and a connection gives back what is its own.
+_open = set()
+
+
 class Connection:
     """One request and its response, under the face of a connected socket."""
+
+    _request = _response = None
 
     def __init__(self, host, port, timeout=None):
         self.host, self.port, self.scheme = host.strip("[]"), port, "http"
         self.settimeout(timeout)
         self._head = b""
-        self._request = self._response = None
         self._readers, self._closed = 0, False
 
     def with_tls_of_host(self, server_name):
@@ -60,7 +68,8 @@ class Connection:
             head, end, data = self._head.partition(b"\r\n\r\n")
             if not end:
                 return
-            self._request, self._head = Request(self, head), b""
+            self._request, self._head = Request(weakref.proxy(self), head), b""
+            _open.add(self._request)
         self._request.write(data)
 
     def send(self, data, flags=0):
@@ -82,6 +91,7 @@ class Connection:
             raise OSError(errno.ENOTCONN, "a response was read before the request was written")
         if self._response is None:
             self._response = self._request.response()
+            _open.add(self._response)
         return self._response.readinto(memoryview(buffer)[: count or None])
 
     def settimeout(self, timeout):
@@ -130,6 +140,10 @@ class Connection:
         for part in self._response, self._request:
             if part is not None:
                 part.close()
+                _open.discard(part)
+
+    def __del__(self):
+        self._finish()
 
     def wait(self, pollable, what):
         """Waits for the host, as long as the timeout is at this moment."""
@@ -418,6 +432,16 @@ def patch_urllib3(module):
 
 def patch_httpcore(module):
     module.socket = types.SimpleNamespace(**{**vars(socket), "create_connection": create_connection})
+
+
+def forget_bundles():
+    """Takes away variables that name a bundle of roots which is not there: they come from a machine that has it.
+
+    The host verifies by its own, but libraries stop at a file that is missing.
+    """
+    for name in "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR":
+        if name in os.environ and not os.path.exists(os.environ[name]):
+            del os.environ[name]
 
 
 def install(on_import):
