@@ -1,5 +1,6 @@
-"""Changes to packages that a program brings along, made when it imports them."""
+"""Changes to modules that are not loaded yet, such as those that a program brings along, made when it imports them."""
 
+import copy
 import importlib.machinery
 import sys
 
@@ -22,6 +23,8 @@ def find_spec(name, path=None, target=None):
         load(module)
         change(module)
 
+    # A loader may be that of other modules too.
+    spec.loader = copy.copy(spec.loader)
     spec.loader.exec_module = exec_module
     return spec
 

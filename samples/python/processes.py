@@ -24,6 +24,7 @@ import warnings
 import weakref
 from subprocess import DEVNULL, PIPE, STDOUT, TimeoutExpired
 
+import patches
 import wasi
 
 # The modules that a program starts with.
@@ -336,6 +337,22 @@ async def no_subprocess(self, protocol_factory, *args, **kwargs):
     raise OSError(errno.ENOTSUP, "asyncio cannot start programs here: WASI has no processes; `subprocess` runs Python ones")
 
 
+def patch_multiprocessing(module):
+    def start(self):
+        raise OSError(errno.ENOTSUP, "no process can be started: WASI has none; `subprocess` runs Python programs")
+
+    module.BaseProcess.start = start
+
+
+def patch_pool(module):
+    def no_pool(self, *args, **kwargs):
+        raise OSError(errno.ENOTSUP, "a pool needs processes or threads, and WASI has none; ThreadPoolExecutor does its work at once")
+
+    module.Pool.__init__ = no_pool
+    # It looks at what is never made.
+    del module.Pool.__del__
+
+
 def begin():
     """A container starts: what is loaded now is what each program finds loaded."""
     _modules.update(sys.modules)
@@ -345,5 +362,7 @@ def install(executor):
     global execute
     execute = executor
     subprocess.Popen = Popen
+    patches.on_import("multiprocessing.process", patch_multiprocessing)
+    patches.on_import("multiprocessing.pool", patch_pool)
     os._exit = _exit
     asyncio.BaseEventLoop.subprocess_exec = asyncio.BaseEventLoop.subprocess_shell = no_subprocess

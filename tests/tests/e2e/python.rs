@@ -150,6 +150,8 @@ fn there_are_no_threads_but_a_pool_does_its_work() {
     store.sampan("run --rm python python -c").arg(code).ok().stdout_is("[1, 2]\n");
     let code = "import threading; threading.Thread(target=print).start()";
     store.sampan("run --rm python python -c").arg(code).fails(1).stderr_has("can't start new thread: WASI has none");
+    let code = "from multiprocessing.pool import ThreadPool; ThreadPool(2)";
+    store.sampan("run --rm python python -c").arg(code).fails(1).stderr_has("a pool needs processes or threads");
 }
 
 #[test]
