@@ -27,6 +27,11 @@ struct Entry {
     run: fn(&Context, &ArgMatches) -> Result<ExitCode>,
 }
 
+/// An error that a child of ours has told the user about.
+#[derive(Debug, thiserror::Error)]
+#[error("see above")]
+pub struct AlreadyTold;
+
 /// What every command gets.
 #[derive(Debug)]
 pub struct Context {
@@ -63,14 +68,19 @@ const COMMANDS: &[Entry] = &[
     entry!("info", "Show what this machine can do for sandboxes", system::InfoArgs),
     entry!("inspect", "Show everything known of containers, images or volumes", inspect::InspectArgs),
     entry!("kill", "Kill running containers", lifecycle::KillArgs),
+    entry!("login", "Log in to a registry", login::LoginArgs),
+    entry!("logout", "Log out from a registry", login::LogoutArgs),
     entry!("logs", "Show a container's output", logs::LogsArgs),
     entry!("port", "List a container's ports", port::PortArgs),
     entry!("ps", "List containers", ps::PsArgs),
+    entry!("pull", "Get an image from a registry", pull::PullArgs),
+    entry!("push", "Put an image into a registry", push::PushArgs),
     entry!("rm", "Remove containers", lifecycle::RmArgs),
     entry!("rmi", "Remove images", images::RmiArgs),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
+    entry!("tag", "Give an image another name", push::TagArgs),
     entry!("version", "Show the version", system::VersionArgs),
     entry!("volume", "Manage volumes", volume::VolumeArgs),
     entry!("wait", "Wait for containers to end, then print their exit codes", lifecycle::WaitArgs),
@@ -111,7 +121,9 @@ fn main() -> ExitCode {
     let chosen = matches.subcommand().and_then(|(name, sub)| Some((COMMANDS.iter().find(|e| e.name == name)?, sub)));
     let Some((entry, sub)) = chosen else { return ExitCode::from(125) };
     (entry.run)(&context, sub).unwrap_or_else(|error| {
-        eprintln!("sampan: {}", commands::words(&error));
+        if !error.is::<AlreadyTold>() {
+            eprintln!("sampan: {}", commands::words(&error));
+        }
         ExitCode::from(exit_code(entry.name, &error))
     })
 }

@@ -1,5 +1,6 @@
 //! The flags of `run` and `create` → the runtime's settings.
 
+use crate::commands::pull::Policy;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::{MountRequest, MountSource, Settings, id};
@@ -55,6 +56,12 @@ pub struct ContainerFlags {
     /// Seconds that `stop` waits before it kills
     #[arg(long, value_name = "SECONDS")]
     stop_timeout: Option<u32>,
+    /// Pull the image: missing, always or never
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "WHEN")]
+    pub pull: Policy,
+    /// Print nothing while pulling
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Remove the container, and its anonymous volumes, when it ends
     #[arg(long)]
     pub rm: bool,

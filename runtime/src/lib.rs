@@ -8,9 +8,16 @@ pub mod grants;
 pub mod guest;
 pub mod image;
 pub mod network;
+pub mod registry;
 pub mod rootfs;
 pub mod sandbox;
 pub mod store;
+
+/// Where a user's own configuration lies: `$XDG_CONFIG_HOME`, or `~/.config`.
+pub(crate) fn config_home() -> Option<std::path::PathBuf> {
+    let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(std::path::PathBuf::from);
+    env("XDG_CONFIG_HOME").or_else(|| Some(env("HOME")?.join(".config")))
+}
 
 /// Lets all threads allocate from one heap: a sandbox has few, and a heap for each costs a start system calls and an
 /// idle container memory. To be called before the first thread.

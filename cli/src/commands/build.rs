@@ -1,6 +1,7 @@
 //! `build`.
 
 use crate::Context;
+use crate::commands::{pull, words};
 use crate::format::humanize::{SIZE_DIGITS, human_size, short_id};
 use crate::settings::parse_labels;
 use anyhow::{Result, bail};
@@ -49,7 +50,7 @@ impl BuildArgs {
             labels: parse_labels(&self.label).into_iter().collect(),
             source_date: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| source_date(&text)),
         };
-        let image = build(&store, &options, &mut Steps { quiet: self.quiet })?;
+        let image = build(&store, &options, &mut Steps { store: &store, quiet: self.quiet })?;
         if let Err(error) = compile(&store, &image, self.quiet) {
             if !known.contains(&image.id) {
                 let _ = images.remove(&image.id, false, &|_| None);
@@ -71,15 +72,20 @@ impl BuildArgs {
     }
 }
 
-struct Steps {
+struct Steps<'a> {
+    store: &'a Store,
     quiet: bool,
 }
 
-impl Progress for Steps {
+impl Progress for Steps<'_> {
     fn step(&mut self, index: usize, total: usize, instruction: &str) {
         if !self.quiet {
             println!("[{index}/{total}] {instruction}");
         }
+    }
+
+    fn pull(&mut self, name: &str) -> Result<Image, String> {
+        pull::bring(self.store, name, None, self.quiet).map_err(|error| words(&error))
     }
 }
 

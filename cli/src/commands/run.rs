@@ -1,5 +1,6 @@
 //! `run`, `create` and `start`.
 
+use crate::commands::pull;
 use crate::front;
 use crate::settings::ContainerFlags;
 use crate::{Context, commands};
@@ -7,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use sampan_runtime::container::life::Lease;
 use sampan_runtime::container::{self, ContainerError};
-use sampan_runtime::image::{Image, Images};
+use sampan_runtime::image::Image;
 use sampan_runtime::store::Store;
 use std::process::ExitCode;
 
@@ -47,7 +48,7 @@ type Maker<T> = fn(&Store, container::Settings, Option<&Image>) -> Result<T, Con
 fn make<T>(store: &Store, flags: ContainerFlags, make: Maker<T>) -> Result<T> {
     let image = match flags.module() {
         Some(_) => None,
-        None => Some(Images::new(store).find(&flags.image)?),
+        None => Some(pull::find(store, &flags.image, flags.pull, flags.quiet)?),
     };
     Ok(make(store, flags.settings()?, image.as_ref())?)
 }

@@ -22,7 +22,7 @@ pub mod volumes;
 
 pub use create::{MountRequest, MountSource, Settings, create, create_and_lease};
 pub use find::{find, list};
-pub use program::{locate_in_image, locate_program};
+pub use program::{locate_in_image, locate_in_layers, locate_program};
 pub use record::{Container, Ended, MountKind, MountPoint, Record, Running, Status};
 pub use remove::remove;
 

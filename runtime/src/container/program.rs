@@ -5,6 +5,7 @@ use crate::grants::{Grants, RootGrant};
 use crate::image::{Image, Images, directories_at, find_in_layers};
 use crate::rootfs;
 use crate::store::Store;
+use oci_spec::image::ImageConfiguration;
 use std::path::{Path, PathBuf};
 
 /// The host's path of the program that a container runs: found in its mounts, its writable layer and its image, in
@@ -47,14 +48,22 @@ fn stack(bundle: &Path, grants: &Grants) -> Vec<PathBuf> {
 /// # Errors
 /// When the image cannot be read.
 pub fn locate_in_image(store: &Store, image: &Image) -> Result<Option<PathBuf>> {
-    let Some(config) = image.config.config() else { return Ok(None) };
+    let layers = Images::new(store).layer_dirs(image)?;
+    locate_in_layers(&image.config, &layers)
+}
+
+/// The same for an image whose layers lie in these directories, topmost first.
+///
+/// # Errors
+/// When a directory cannot be looked into.
+pub fn locate_in_layers(config: &ImageConfiguration, layers: &[PathBuf]) -> Result<Option<PathBuf>> {
+    let Some(config) = config.config() else { return Ok(None) };
     let Some(program) = config.entrypoint().iter().chain(config.cmd().iter()).flatten().next() else {
         return Ok(None);
     };
-    let layers = Images::new(store).layer_dirs(image)?;
     let env = config.env().clone().unwrap_or_default();
     let cwd = config.working_dir().as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/");
-    search(program, cwd, search_path(&env), |path| Ok(find_in_layers(&layers, &path.to_string_lossy())?))
+    search(program, cwd, search_path(&env), |path| Ok(find_in_layers(layers, &path.to_string_lossy())?))
 }
 
 /// The search path of an environment; Docker's where it sets none.

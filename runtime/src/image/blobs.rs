@@ -40,7 +40,8 @@ fn named(store: &Store, digest: &str, dir: PathBuf) -> Result<PathBuf> {
     })
 }
 
-fn written(hash: Sha256) -> String {
+/// A hash as OCI writes it.
+pub(crate) fn written(hash: Sha256) -> String {
     let mut text = String::with_capacity(ALGORITHM.len() + 64);
     text.push_str(ALGORITHM);
     for byte in hash.finalize() {

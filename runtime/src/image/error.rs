@@ -13,10 +13,26 @@ pub enum ImageError {
     #[error(transparent)]
     Reference(#[from] BadReference),
     /// No image has this name or id.
-    #[error("no such image: {name}; build it with `sampan build -t {name} .`, or see `sampan images`")]
+    #[error("no such image: {name}; pull it, build it with `sampan build -t {name} .`, or see `sampan images`")]
     NotFound {
         /// What was asked for.
         name: String,
+    },
+    /// The name means an image that cannot be run here.
+    #[error("{name} cannot be had here: {advice}")]
+    NotForUs {
+        /// What was asked for.
+        name: String,
+        /// What to do instead.
+        advice: String,
+    },
+    /// A file of aliases cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Aliases {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// Several images' ids begin so.
     #[error("{prefix} is ambiguous: the ids of {count} images begin so; give more digits")]
@@ -57,15 +73,14 @@ pub enum ImageError {
         base: String,
     },
     /// A layer is of a kind that cannot be unpacked.
-    #[error(
-        "layer {digest} has the type {media_type:?}, which this version cannot unpack: it takes tar and tar+gzip layers \
-         of OCI and Docker images"
-    )]
+    #[error("layer {digest} has the type {media_type:?}; what can be taken: {accepted}")]
     LayerType {
         /// The layer's digest.
         digest: String,
         /// Its media type.
         media_type: String,
+        /// The types that can be unpacked.
+        accepted: &'static str,
     },
     /// A layer's archive is not what the image says, or tries to leave its directory.
     #[error("layer {digest} is refused: {reason}")]

@@ -1,9 +1,10 @@
 //! The images of a store: list, find, name, put in place.
 
+use super::aliases::{Alias, Aliases};
+use super::formats::{self, Shape};
 use super::index::{self, Change, Entry};
-use super::{Image, ImageError, Layer, Reference, Result, blobs, chain_ids, unpack};
+use super::{Image, ImageError, Reference, Result, blobs, unpack};
 use crate::store::{Lock, Scratch, Store, StoreError, files};
-use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ pub struct Images<'a> {
     pub(super) store: &'a Store,
 }
 
-/// An image manifest, as far as a runtime needs it.
+/// An image manifest, as a build writes it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
@@ -30,6 +31,25 @@ pub(super) struct Content {
     pub media_type: String,
     pub digest: String,
     pub size: u64,
+}
+
+/// Where an image is.
+#[derive(Debug)]
+pub enum Resolved {
+    /// In the store.
+    Here {
+        /// The image.
+        image: Box<Image>,
+        /// What to tell the user, who named another one.
+        warning: Option<String>,
+    },
+    /// At a registry.
+    Elsewhere {
+        /// What to pull.
+        reference: Reference,
+        /// What to tell the user, who named another one.
+        warning: Option<String>,
+    },
 }
 
 /// An image, and how it was asked for.
@@ -97,6 +117,45 @@ impl<'a> Images<'a> {
     /// When there is none, or several fit, or the store cannot be read.
     pub fn find(&self, wanted: &str) -> Result<Image> {
         Ok(self.look_up(wanted)?.image)
+    }
+
+    /// The image of this name or id; if it is not here, what the [aliases](super::aliases) make of the name: the image that they mean, or
+    /// the name to pull. With `anew` only an id is looked for here, and names are to be pulled.
+    ///
+    /// # Errors
+    /// As [`Images::find`], and when the aliases say that there can be no such image.
+    pub fn resolve(&self, wanted: &str, anew: bool) -> Result<Resolved> {
+        let reference = wanted.parse::<Reference>();
+        let missing = match (self.find(wanted), &reference) {
+            (Ok(image), Ok(reference)) if anew && by_name_at_all(&image, reference) => None,
+            (Ok(image), _) => return Ok(Resolved::Here { image: Box::new(image), warning: None }),
+            (Err(error @ ImageError::NotFound { .. }), _) => Some(error),
+            (Err(error), _) => return Err(error),
+        };
+        let reference = match (reference, missing) {
+            (Ok(reference), _) => reference,
+            (Err(_), Some(error)) => return Err(error),
+            (Err(error), None) => return Err(error.into()),
+        };
+        let (reference, warning) = match Aliases::load()?.find(&reference) {
+            None => (reference, None),
+            Some(Alias::Refused(advice)) => {
+                return Err(ImageError::NotForUs { name: reference.familiar(), advice });
+            }
+            Some(Alias::Means { reference: meant, note }) => {
+                let note = if note.is_empty() { note } else { format!(" ({note})") };
+                let warning = format!("{} is {} here{note}", reference.familiar(), meant.familiar());
+                (meant, Some(warning))
+            }
+        };
+        if warning.is_some() && !anew {
+            match self.find(&reference.to_string()) {
+                Ok(image) => return Ok(Resolved::Here { image: Box::new(image), warning }),
+                Err(ImageError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Resolved::Elsewhere { reference, warning })
     }
 
     /// Whether the image is (still) in the store, by whatever name.
@@ -180,9 +239,10 @@ impl<'a> Images<'a> {
         std::fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(StoreError::io("flush", dir))?;
 
         let (manifest, size) = &new.manifest;
-        change.add(manifest, *size, &new.id);
+        let media_type = self.manifest(manifest)?.media_type;
+        change.add(manifest, media_type.as_deref(), *size, &new.id);
         for name in &new.names {
-            change.name(manifest, &as_name(name)?);
+            change.name(manifest, &name.to_string());
         }
         change.save()?;
         // Only now, since a layer's directory that belongs to no image would be swept.
@@ -240,29 +300,16 @@ impl<'a> Images<'a> {
     pub(super) fn load(&self, digest: &str, entries: &[Entry<'_>]) -> Result<Image> {
         let manifest = self.manifest(digest)?;
         let path = blobs::path(self.store, &manifest.config.digest)?;
-        let config: ImageConfiguration = files::read_json(&path)?;
-        let diff_ids = config.rootfs().diff_ids();
-        if diff_ids.len() != manifest.layers.len() {
-            let reason =
-                format!("it has {} layers, and manifest {digest} has {}", diff_ids.len(), manifest.layers.len());
-            return Err(StoreError::Damaged { path, reason }.into());
-        }
+        let shape = formats::shape(&manifest, &files::read(&path)?);
+        let Shape { config, layers } =
+            shape.map_err(|reason| StoreError::Damaged { path, reason: format!("{reason} (manifest {digest})") })?;
         let names =
             entries.iter().filter(|e| e.digest == digest).filter_map(|e| e.name()?.parse().ok()).collect::<Vec<_>>();
         let size = manifest.layers.iter().fold(manifest.config.size, |sum, layer| sum.saturating_add(layer.size));
-        let layers = manifest.layers.into_iter().zip(diff_ids.iter().zip(chain_ids(diff_ids)));
-        let layers = layers.map(|(content, (diff_id, chain_id))| Layer {
-            digest: content.digest,
-            media_type: content.media_type,
-            size: content.size,
-            diff_id: diff_id.clone(),
-            chain_id,
-        });
-        let layers = layers.collect();
         Ok(Image { id: manifest.config.digest, manifest: digest.to_owned(), names, config, layers, size })
     }
 
-    fn manifest(&self, digest: &str) -> Result<Manifest> {
+    pub(super) fn manifest(&self, digest: &str) -> Result<formats::Manifest> {
         Ok(files::read_json(&blobs::path(self.store, digest)?)?)
     }
 }
@@ -273,11 +320,21 @@ fn by_name<'e>(entries: &[Entry<'e>], reference: &Reference) -> Vec<Entry<'e>> {
         let full = reference.to_string();
         return entries.iter().filter(|e| e.name() == Some(full.as_str())).copied().collect();
     };
+    // A name that an image was pulled by may hold the digest of an index, which is not its manifest's.
+    let full = reference.pinned().to_string();
     let same = |e: &&Entry<'e>| {
+        if e.name() == Some(full.as_str()) {
+            return true;
+        }
         let name = e.name().and_then(|n| n.parse::<Reference>().ok());
         e.digest == digest && name.is_some_and(|n| n.same_repository(reference))
     };
     entries.iter().filter(same).copied().collect()
+}
+
+/// Whether the image was found by its name, and not by its id.
+fn by_name_at_all(image: &Image, reference: &Reference) -> bool {
+    image.names.iter().any(|name| name.same_repository(reference))
 }
 
 /// The complete name, as the index has it.

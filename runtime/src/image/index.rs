@@ -132,12 +132,12 @@ impl Change {
     }
 
     /// Sees to it that the manifest has an entry, if only one without a name.
-    pub fn add(&mut self, digest: &str, size: u64, image_id: &str) {
+    pub fn add(&mut self, digest: &str, media_type: Option<&str>, size: u64, image_id: &str) {
         if self.has(digest) {
             return;
         }
         self.index.manifests.push(Descriptor {
-            media_type: MANIFEST_TYPE.to_owned(),
+            media_type: media_type.unwrap_or(MANIFEST_TYPE).to_owned(),
             digest: digest.to_owned(),
             size,
             annotations: BTreeMap::from([(ID.to_owned(), image_id.to_owned())]),
@@ -207,10 +207,10 @@ mod tests {
         let store = Store::open(&dir.join("s"), &dir.join("r")).unwrap();
         let (a, b) = (digest_of(b"a"), digest_of(b"b"));
         let mut change = Change::begin(&store).unwrap();
-        change.add(&a, 1, "sha256:x");
+        change.add(&a, None, 1, "sha256:x");
         change.name(&a, "one");
         change.name(&a, "two");
-        change.add(&b, 1, "sha256:y");
+        change.add(&b, None, 1, "sha256:y");
         change.name(&b, "one");
         change.name(&b, "two");
         change.save().unwrap();
@@ -234,7 +234,7 @@ mod tests {
         let store = Store::open(&dir.join("s"), &dir.join("r")).unwrap();
         let mut change = Change::begin(&store).unwrap();
         for digest in [digest_of(b"a"), digest_of(b"b")] {
-            change.add(&digest, 1, "sha256:x");
+            change.add(&digest, None, 1, "sha256:x");
             change.name(&digest, "one");
         }
         assert_eq!(change.digests(), BTreeSet::from([digest_of(b"b")]));

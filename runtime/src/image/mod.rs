@@ -1,4 +1,4 @@
-//! Images: reference → build → content store → unpacked layers.
+//! Images: reference → pull or build → content store → unpacked layers.
 //!
 //! The content store is an OCI image layout (`content/` in the [store](crate::store)): blobs named by their digest and
 //! one `index.json` that says which manifests there are and what they are called. Nothing else names images.
@@ -9,17 +9,27 @@
 //! index       index.json, read without a lock and changed under one
 //! images      the images of a store: list, find, tag, publish
 //! remove      taking names and images away, and sweeping what no image mentions
+//! formats     a manifest and its config, of whatever kind → a configuration and layers
+//! platform    which of an index's images is meant
 //! unpack      a layer's archive → a directory, never outside of it
 //! entry       a path → the file it means in a stack of layer directories
 //! build       a Dockerfile → an image
+//! pull        a registry → an image
+//! push        an image → a registry
+//! aliases     what names stand for that are not here
 //! ```
 
+pub mod aliases;
 mod blobs;
 pub mod build;
 pub mod entry;
 mod error;
+mod formats;
 mod images;
 mod index;
+mod platform;
+pub mod pull;
+pub mod push;
 mod reference;
 mod remove;
 mod unpack;
@@ -29,10 +39,12 @@ mod tests;
 
 use oci_spec::image::ImageConfiguration;
 
+pub(crate) use blobs::digest_of;
 pub use entry::find_in_layers;
 pub(crate) use entry::{directories_at, is_opaque};
 pub use error::ImageError;
-pub use images::Images;
+pub use images::{Images, Resolved};
+pub use platform::{BadPlatform, Platform};
 pub use reference::{BadReference, Reference};
 pub use remove::Removed;
 
@@ -90,6 +102,8 @@ pub struct Layer {
     pub diff_id: String,
     /// What names this layer on top of those below it; the unpacked directory is called by its hex digits.
     pub chain_id: String,
+    /// The path of the one file that the layer is, if it is no archive.
+    pub file: Option<String>,
 }
 
 /// The chain ids of layers with these diff ids, lowest first.
@@ -100,7 +114,7 @@ pub(crate) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     for diff_id in diff_ids {
         let id = match chain.last() {
             None => diff_id.clone(),
-            Some(below) => blobs::digest_of(format!("{below} {diff_id}").as_bytes()),
+            Some(below) => digest_of(format!("{below} {diff_id}").as_bytes()),
         };
         chain.push(id);
     }

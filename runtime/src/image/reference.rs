@@ -72,6 +72,14 @@ impl Reference {
         self.with_version(self.repository())
     }
 
+    /// The same name without the tag if there is a digest, which says more than it.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        let mut name = self.clone();
+        name.tag = name.tag.filter(|_| name.digest.is_none());
+        name
+    }
+
     /// Whether both name the same repository, whatever the version.
     #[must_use]
     pub fn same_repository(&self, other: &Self) -> bool {

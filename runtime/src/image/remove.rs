@@ -95,6 +95,7 @@ impl Images<'_> {
                 std::fs::rename(&from, to).map_err(StoreError::io("remove", from))?;
             }
         }
+        super::pull::sweep(self.store, super::pull::KEPT);
         // Left by a writer of the index that was killed; no other is at work now.
         for name in names_in(&self.store.content())?.iter().filter(|name| name.starts_with(".index.json.")) {
             let _ = std::fs::remove_file(self.store.content().join(name));

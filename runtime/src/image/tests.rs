@@ -74,8 +74,8 @@ fn chain_ids_follow_the_specification() {
     let diffs = ["sha256:aa", "sha256:bb", "sha256:cc"].map(str::to_owned);
     let chain = chain_ids(&diffs);
     assert_eq!(chain[0], "sha256:aa");
-    assert_eq!(chain[1], blobs::digest_of(b"sha256:aa sha256:bb"));
-    assert_eq!(chain[2], blobs::digest_of(format!("{} sha256:cc", chain[1]).as_bytes()));
+    assert_eq!(chain[1], digest_of(b"sha256:aa sha256:bb"));
+    assert_eq!(chain[2], digest_of(format!("{} sha256:cc", chain[1]).as_bytes()));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn an_image_is_found_by_every_way_to_say_it() {
     assert_eq!(fixture.images().list().unwrap().len(), 2);
 
     let failure = |wanted: &str| fixture.images().find(wanted).unwrap_err();
-    assert!(failure("web:2").to_string().starts_with("no such image: web:2; build it with"));
+    assert!(failure("web:2").to_string().starts_with("no such image: web:2; pull it, build it"));
     assert!(matches!(failure("Web"), ImageError::Reference(_)));
     assert!(matches!(failure("0123456789"), ImageError::NotFound { .. }));
     assert!(matches!(

@@ -3,6 +3,7 @@
 use super::{Result, StoreError};
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The constant has the type of fcntl's commands in libc, and the field is a short.
@@ -17,7 +18,7 @@ const F_RDLCK: libc::c_short = libc::F_RDLCK as libc::c_short;
 /// and [`Lock::is_held`] can look without taking it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -29,7 +30,7 @@ impl Lock {
         let file = open(path)?;
         loop {
             match set(&file, libc::F_OFD_SETLKW, F_WRLCK) {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(StoreError::io("lock", path)(e)),
             }
@@ -43,7 +44,7 @@ impl Lock {
     pub fn try_take(path: &Path) -> Result<Option<Self>> {
         let file = open(path)?;
         match set(&file, libc::F_OFD_SETLK, F_WRLCK) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(None),
             Err(e) => Err(StoreError::io("lock", path)(e)),
         }
@@ -57,10 +58,18 @@ impl Lock {
     pub fn share(path: &Path) -> Result<Option<Self>> {
         let file = File::open(path).map_err(StoreError::io("open", path))?;
         match set(&file, libc::F_OFD_SETLK, F_RDLCK) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(None),
             Err(e) => Err(StoreError::io("lock", path)(e)),
         }
+    }
+
+    /// Whether the file that is locked is still the one at `path`: who had it before may have removed it.
+    #[must_use]
+    pub fn is_of(&self, path: &Path) -> bool {
+        let place = |meta: &std::fs::Metadata| (meta.dev(), meta.ino());
+        let there = std::fs::symlink_metadata(path).ok();
+        there.is_some_and(|there| self.file.metadata().is_ok_and(|ours| place(&ours) == place(&there)))
     }
 
     /// Whether somebody has the lock on `path`, or a share of it. No file means nobody.

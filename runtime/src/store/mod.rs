@@ -8,6 +8,7 @@
 //! containers/<id>/       bundle, record, writable layer, log
 //! names/<name>           a container's name: a symbolic link whose text is the id, so taking a name is one system call
 //! volumes/<name>/
+//! downloads/<digest>     what has come of a blob; swept after a week
 //! tmp/<pid>.<start>.<n>  what is being made; swept when its maker is gone
 //! ```
 

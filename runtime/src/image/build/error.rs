@@ -74,11 +74,13 @@ pub enum Problem {
         /// The instruction or its flag.
         what: String,
     },
-    /// There is no such base image in the store.
-    #[error("FROM failed: there is no image {name} here, and this version cannot pull one; build it first")]
+    /// There is no such base image, here or at its registry.
+    #[error("FROM {name} failed: {reason}")]
     NoBase {
-        /// Its name.
+        /// Its name, as written.
         name: String,
+        /// Why not.
+        reason: String,
     },
     /// A source of COPY is not there.
     #[error("COPY failed: {path:?} is not in the build context {}{}", context.display(), why_ignored(*.ignored))]

@@ -67,6 +67,14 @@ pub fn source_date(text: &str) -> Option<jiff::Timestamp> {
 pub trait Progress {
     /// Instruction `index` of `total`, counted from one, begins.
     fn step(&mut self, index: usize, total: usize, instruction: &str);
+
+    /// Gets an image that `FROM` names and that is not here. Without this there is no way to.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    fn pull(&mut self, name: &str) -> Result<Image, String> {
+        Err(format!("there is no image {name} here; build or pull it first"))
+    }
 }
 
 /// Tells nobody.
@@ -96,7 +104,7 @@ pub fn build(store: &Store, options: &BuildOptions, progress: &mut dyn Progress)
     let mut stage = Stage::new(store, &scratch, options, dockerfile::escape(&parsed));
     for (i, step) in steps.iter().enumerate() {
         progress.step(i + 1, steps.len(), &step.text);
-        apply(step, &mut stage, &context).map_err(|problem| step.failed(problem))?;
+        apply(step, &mut stage, &context, progress).map_err(|problem| step.failed(problem))?;
     }
     stage.finish(&options.tags, &options.labels)
 }
@@ -128,10 +136,15 @@ fn check(step: &Step<'_, '_>, first: bool) -> Result<(), Problem> {
 }
 
 /// Does what an instruction says, and writes it into the image's history.
-fn apply(step: &Step<'_, '_>, stage: &mut Stage<'_>, context: &Context) -> Result<(), Problem> {
+fn apply(
+    step: &Step<'_, '_>,
+    stage: &mut Stage<'_>,
+    context: &Context,
+    progress: &mut dyn Progress,
+) -> Result<(), Problem> {
     let added: Option<Plan> = match step.instruction {
         // The history of the image below is the image's history so far, so this leaves no line of its own.
-        Instruction::From(i) => return from(stage, i),
+        Instruction::From(i) => return from(stage, i, progress),
         Instruction::Copy(i) => Some(copy::copy(stage, context, i)?),
         Instruction::Workdir(i) => settings::workdir(stage, i)?,
         Instruction::Env(i) => settings::env(stage, i).map(|()| None)?,
@@ -152,17 +165,19 @@ fn apply(step: &Step<'_, '_>, stage: &mut Stage<'_>, context: &Context) -> Resul
 }
 
 /// `FROM scratch` or `FROM image`.
-fn from(stage: &mut Stage<'_>, from: &FromInstruction<'_>) -> Result<(), Problem> {
+fn from(stage: &mut Stage<'_>, from: &FromInstruction<'_>, progress: &mut dyn Progress) -> Result<(), Problem> {
     // Only ARG gives this line variables.
     let name = expand::word(&from.image.value, stage.escape, &|_| None)?;
     match name.as_str() {
         "" => Err(Problem::Syntax(format!("FROM {} names no image", from.image.value))),
         "scratch" => Ok(()),
         name => {
-            let base = Images::new(stage.store).find(name).map_err(|e| match e {
-                ImageError::NotFound { name } => Problem::NoBase { name },
-                other => other.into(),
-            })?;
+            let base = match Images::new(stage.store).find(name) {
+                Err(ImageError::NotFound { .. }) => {
+                    progress.pull(name).map_err(|reason| Problem::NoBase { name: name.to_owned(), reason })?
+                }
+                other => other?,
+            };
             stage.start_from(base)
         }
     }

@@ -109,7 +109,8 @@ impl<'a> Stage<'a> {
         let mut diff_ids: Vec<String> = self.layers.iter().map(|layer| layer.diff_id.clone()).collect();
         diff_ids.push(diff_id.clone());
         let chain_id = chain_ids(&diff_ids).pop().unwrap_or_default();
-        let layer = Layer { digest: digest.clone(), media_type: LAYER_TYPE.to_owned(), size, diff_id, chain_id };
+        let media_type = LAYER_TYPE.to_owned();
+        let layer = Layer { digest: digest.clone(), media_type, size, diff_id, chain_id, file: None };
         // What comes next must see it, and so must the first run: both get it here.
         let dir = self.scratch.path().join(format!("dir-{number}"));
         unpack::unpack(&layer, &made, &self.dirs, &dir)?;

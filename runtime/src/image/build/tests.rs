@@ -133,7 +133,11 @@ fn an_image_goes_on_from_another() {
     assert_eq!(top.config.history().as_ref().unwrap().len(), 7 + 5);
     let reset = fixture.build("FROM base\nENTRYPOINT [\"/w/f\"]\n");
     assert_eq!(settings_of(&reset).cmd, None, "an inherited CMD was meant for another entrypoint");
-    assert!(fixture.failure("FROM nowhere\n").contains("Dockerfile:1:1: FROM failed: there is no image nowhere here"));
+    assert!(
+        fixture
+            .failure("FROM nowhere\n")
+            .contains("Dockerfile:1:1: FROM nowhere failed: there is no image nowhere here")
+    );
     assert!(fixture.failure("FROM $BASE\n").contains("names no image"));
 }
 

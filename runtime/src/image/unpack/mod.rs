@@ -1,7 +1,9 @@
 //! Layers: archives in the content store → directories under `layers/`, each made apart and moved in place whole.
 
 mod archive;
+mod zstd;
 
+use super::formats::{self, Packing};
 use super::{ImageError, Layer, Result, blobs};
 use crate::store::{Store, StoreError};
 use flate2::read::MultiGzDecoder;
@@ -9,7 +11,8 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
 
 /// The directories of these layers (given lowest first), topmost first. Missing ones are unpacked.
 pub(super) fn layer_dirs(store: &Store, layers: &[Layer]) -> Result<Vec<PathBuf>> {
@@ -48,16 +51,14 @@ fn unpack_missing(store: &Store, layers: &[Layer], dirs: &[PathBuf], missing: &[
 /// Unpacks one layer's blob into a new directory. `below` are the directories of the layers under it, topmost first.
 pub(super) fn unpack(layer: &Layer, blob: &Path, below: &[PathBuf], into: &Path) -> Result<()> {
     let file = BufReader::with_capacity(1 << 16, File::open(blob).map_err(StoreError::io("read", blob))?);
-    let archive: Box<dyn Read> = match layer.media_type.as_str() {
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.oci.image.layer.nondistributable.v1.tar" => {
-            Box::new(file)
-        }
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Box::new(MultiGzDecoder::new(file)),
-        other => {
-            return Err(ImageError::LayerType { digest: layer.digest.clone(), media_type: other.to_owned() });
+    let archive: Box<dyn Read> = match formats::packing(&layer.media_type) {
+        Some(Packing::Tar) => Box::new(file),
+        Some(Packing::Gzip) => Box::new(MultiGzDecoder::new(file)),
+        Some(Packing::Zstd) => Box::new(zstd::Decoder::new(file)),
+        Some(Packing::File) => return unpack_file(layer, file, into),
+        None => {
+            let (digest, media_type) = (layer.digest.clone(), layer.media_type.clone());
+            return Err(ImageError::LayerType { digest, media_type, accepted: formats::ACCEPTED });
         }
     };
     let refused = |reason: String| ImageError::BadLayer { digest: layer.digest.clone(), reason };
@@ -71,6 +72,23 @@ pub(super) fn unpack(layer: &Layer, blob: &Path, below: &[PathBuf], into: &Path)
         return Err(refused(format!("its archive has the digest {diff_id}, and the image says {}", layer.diff_id)));
     }
     Ok(())
+}
+
+/// Makes a directory with a layer's one file in it. The blob is the file, so there is no other digest to check.
+fn unpack_file(layer: &Layer, mut blob: impl Read, into: &Path) -> Result<()> {
+    let refused = |reason: &str| ImageError::BadLayer { digest: layer.digest.clone(), reason: reason.to_owned() };
+    let inside = layer.file.as_deref().unwrap_or_default().trim_start_matches('/');
+    let inside = Path::new(inside);
+    if inside.file_name().is_none() || !inside.components().all(|c| matches!(c, Component::Normal(_))) {
+        return Err(refused("it is one file, and nothing says where it belongs"));
+    }
+    let path = into.join(inside);
+    let mut make = || -> std::io::Result<()> {
+        std::fs::create_dir_all(path.parent().unwrap_or(into))?;
+        let mut file = File::options().write(true).create_new(true).mode(0o755).open(&path)?;
+        std::io::copy(&mut blob, &mut file).map(drop)
+    };
+    make().map_err(|e| StoreError::io("unpack", &path)(e).into())
 }
 
 /// Flushes what was made in a directory. A few files are flushed one by one; for many it is quicker to flush the whole

@@ -48,6 +48,7 @@ fn unpack_over(dir: &Path, name: &str, below: &[PathBuf], archive: &[u8]) -> Res
         size: 0,
         diff_id: blobs::digest_of(archive),
         chain_id: String::new(),
+        file: None,
     };
     let into = dir.join(name);
     unpack(&layer, &blob, below, &into).map(|()| into)
@@ -197,6 +198,7 @@ fn a_layer_must_be_what_the_image_says() {
         size: 0,
         diff_id: blobs::digest_of(&plain),
         chain_id: String::new(),
+        file: None,
     };
     std::fs::write(&blob, &packed).unwrap();
     unpack(&layer, &blob, &[], &dir.join("good")).unwrap();
@@ -212,8 +214,26 @@ fn a_layer_must_be_what_the_image_says() {
     assert!(error.contains("and the image says sha256:"), "{error}");
 
     layer.media_type = "application/vnd.oci.image.layer.v1.tar+zstd".to_owned();
-    let error = unpack(&layer, &blob, &[], &dir.join("zstd")).unwrap_err().to_string();
-    assert!(error.contains("tar+zstd\", which this version cannot unpack"), "{error}");
+    let error = unpack(&layer, &blob, &[], &dir.join("none")).unwrap_err().to_string();
+    assert!(error.contains("no zstd frame"), "{error}");
+    let frame = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
+    std::fs::write(&blob, frame).unwrap();
+    layer.diff_id = blobs::digest_of(&plain);
+    unpack(&layer, &blob, &[], &dir.join("zstd")).unwrap();
+    assert_eq!(std::fs::read(dir.join("zstd/x")).unwrap(), b"hello");
+
+    layer.media_type = "application/vnd.oci.image.layer.v1.tar+xz".to_owned();
+    let error = unpack(&layer, &blob, &[], &dir.join("xz")).unwrap_err().to_string();
+    assert!(error.contains("tar+xz\"; what can be taken: tar, tar+gzip"), "{error}");
+
+    // A layer that is one file, wherever it says that it belongs.
+    layer.media_type = "application/wasm".to_owned();
+    for (file, lies_at) in [("/a/b.wasm", Some("a/b.wasm")), ("/", None), ("", None), ("/../x", None)] {
+        layer.file = Some(file.to_owned());
+        let into = dir.join(format!("file{}", file.len()));
+        let unpacked = unpack(&layer, &blob, &[], &into);
+        assert_eq!(unpacked.is_ok(), lies_at.is_some_and(|path| into.join(path).is_file()), "{file}");
+    }
     std::fs::remove_dir_all(dir).unwrap();
 }
 
