@@ -6,6 +6,7 @@
 //! container  a container with a name of its own, removed when its test is over
 //! files      directories of a test's own, and what lies in a tree
 //! net        free ports and HTTP
+//! registry   a registry of a test's own, and a proxy that spoils its answers
 //! needs      what a test needs of the machine, so that it can be skipped where that is missing
 //! wait       watching for something to become true
 //! ```
@@ -18,6 +19,7 @@ pub mod container;
 pub mod files;
 pub mod needs;
 pub mod net;
+pub mod registry;
 pub mod store;
 pub mod wait;
 

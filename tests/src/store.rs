@@ -117,7 +117,7 @@ impl Store {
 
     fn run(&self, command: impl IntoIterator<Item = OsString>) -> Run {
         let wrapper = words(&self.wrapper).into_iter().map(OsString::from);
-        let mut run = Run::new(wrapper.chain(command)).env("SAMPAN_ROOT", &self.root);
+        let mut run = Run::new(wrapper.chain(command)).env("SAMPAN_ROOT", &self.root).env("SAMPAN_CERTS_D", offline());
         for (name, value) in &self.env {
             run = run.env(name, value);
         }
@@ -232,6 +232,23 @@ pub fn binary() -> &'static Path {
         let path = std::env::var_os("SAMPAN_BIN").map_or(usual, PathBuf::from);
         path.canonicalize()
             .or_fail(format_args!("{} is missing: `make build` makes it, or SAMPAN_BIN names another", path.display()))
+    })
+}
+
+/// Where registries are for a test that has none: Docker Hub is at a port where nobody listens, so that no test leaves
+/// this machine.
+#[track_caller]
+fn offline() -> &'static Path {
+    static OFFLINE: OnceLock<PathBuf> = OnceLock::new();
+    OFFLINE.get_or_init(|| {
+        let dir = repository().join("target/e2e-offline");
+        let place = dir.join("docker.io");
+        std::fs::create_dir_all(&place).or_fail(place.display());
+        // Beside its place, since other processes do the same.
+        let beside = place.join(format!("hosts.{}", std::process::id()));
+        std::fs::write(&beside, "server = \"http://127.0.0.1:9\"\n").or_fail(beside.display());
+        std::fs::rename(&beside, place.join("hosts.toml")).or_fail(place.display());
+        dir
     })
 }
 

@@ -26,6 +26,8 @@ mod python;
 #[cfg(test)]
 mod refused;
 #[cfg(test)]
+mod registry;
+#[cfg(test)]
 mod rootless;
 #[cfg(test)]
 mod run;

@@ -43,9 +43,10 @@ type Case = (&'static str, i32, &'static str);
 const NOT_UNDERSTOOD: &[Case] = &[
     ("run --nope hello", 125, "--nope"),
     ("run", 125, "IMAGE"),
-    ("run nothere", 125, "no such image: nothere"),
+    ("run nothere", 125, "cannot reach the registry 127.0.0.1:9"),
+    ("run --pull never nothere", 125, "no such image: nothere"),
     ("run UPPER", 125, "UPPER"),
-    ("run hello:none", 125, "no such image: hello:none"),
+    ("run hello:none", 125, "Unable to find image 'hello:none' locally"),
     ("run ''", 125, ""),
     ("run --name a/b hello", 125, "a/b"),
     ("run --name -x hello", 125, "-x"),
@@ -72,7 +73,7 @@ const NOT_UNDERSTOOD: &[Case] = &[
     ("run --stop-timeout soon hello", 125, "soon"),
     ("run ./none.wasm", 125, "none.wasm"),
     ("run ./nodir/", 125, "nodir"),
-    ("create nothere", 125, "no such image"),
+    ("create nothere", 125, "Unable to find image"),
 ];
 
 /// What is there and can be no guest: 126.
