@@ -13,6 +13,8 @@
 //! platform    which of an index's images is meant
 //! unpack      a layer's archive → a directory, never outside of it
 //! entry       a path → the file it means in a stack of layer directories
+//! layer       files → a layer's blob, the same bytes each time
+//! upper       what an overlay's writable directory changed → such files, for RUN and commit
 //! build       a Dockerfile → an image
 //! pull        a registry → an image
 //! push        an image → a registry
@@ -27,12 +29,14 @@ mod error;
 mod formats;
 mod images;
 mod index;
+mod layer;
 mod platform;
 pub mod pull;
 pub mod push;
 mod reference;
 mod remove;
 mod unpack;
+mod upper;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +49,7 @@ pub(crate) use entry::{directories_at, is_opaque};
 pub use error::ImageError;
 pub use images::{Images, Resolved};
 pub use platform::{BadPlatform, Platform};
+pub use layer::LayerError;
 pub use reference::{BadReference, Reference};
 pub use remove::Removed;
 

@@ -2,9 +2,9 @@
 
 use super::Problem;
 use super::context::{Context, Source};
-use super::layer::Plan;
 use super::stage::Stage;
 use crate::image::entry::{self, Node};
+use crate::image::layer::Plan;
 use parse_dockerfile::CopyInstruction;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub(super) fn copy(stage: &Stage<'_>, context: &Context, i: &CopyInstruction<'_>
         _ => None,
     };
     if let Some(path) = blocked {
-        return Err(Problem::NotADirectory { path: Path::new("/").join(path) });
+        return Err(Problem::in_the_way(path));
     }
 
     let mut tree = Tree { context, below: stage.dirs(), plan: stage.plan() };
@@ -79,9 +79,9 @@ impl Tree<'_> {
     fn one(&mut self, source: &Source, path: &Path) -> Result<(), Problem> {
         let host = self.context.host(source);
         if source.meta.is_file() {
-            self.plan.file(path, &host, &source.meta)
+            Ok(self.plan.file(path, &host, &source.meta)?)
         } else if source.meta.is_symlink() {
-            self.plan.link(path, &host, &source.meta)
+            Ok(self.plan.link(path, &host, &source.meta)?)
         } else {
             // Sockets, pipes and devices are no files to copy; Docker passes them over too.
             Ok(())
@@ -97,7 +97,7 @@ impl Tree<'_> {
         match found.node {
             Node::Dir(_) => Ok(found.path),
             Node::Missing if found.path.as_os_str().as_bytes() == path.as_os_str().as_bytes() => Ok(path),
-            _ => Err(Problem::NotADirectory { path: Path::new("/").join(path) }),
+            _ => Err(Problem::in_the_way(path)),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What goes wrong in a build, and where in the Dockerfile.
 
-use crate::image::ImageError;
+use crate::image::{ImageError, LayerError};
 use crate::store::StoreError;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
@@ -100,30 +100,9 @@ pub enum Problem {
         /// The build context.
         context: PathBuf,
     },
-    /// Something cannot be put where it shall be.
-    #[error("COPY failed: cannot put {from:?} at {to:?}: {reason}")]
-    Placement {
-        /// The source.
-        from: PathBuf,
-        /// The place in the image.
-        to: PathBuf,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// A source cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A directory cannot be made since something else is there.
-    #[error("cannot make the directory {path:?} in the image: something that is no directory is in the way")]
-    NotADirectory {
-        /// Where.
-        path: PathBuf,
-    },
+    /// Something cannot be in the new layer.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// The image below, or the new layer.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -136,7 +115,12 @@ impl Problem {
     /// Wraps what the system said of reading a source; for `map_err`.
     pub(super) fn read(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Read { path, source }
+        move |source| LayerError::Read { path, source }.into()
+    }
+
+    /// Something that is no directory is in the way, there in the image.
+    pub(super) fn in_the_way(path: impl AsRef<Path>) -> Self {
+        LayerError::NotADirectory { path: Path::new("/").join(path) }.into()
     }
 }
 

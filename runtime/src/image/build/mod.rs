@@ -7,7 +7,6 @@
 //! glob        the patterns of COPY and .dockerignore
 //! settings    ENV, WORKDIR, EXPOSE, LABEL, VOLUME, ENTRYPOINT, CMD
 //! copy        COPY
-//! layer       what an instruction adds → a layer's blob, the same bytes each time
 //! stage       what the instructions so far have made; at the end, the image
 //! ```
 //!
@@ -21,7 +20,6 @@ mod dockerfile;
 mod error;
 mod expand;
 mod glob;
-mod layer;
 mod settings;
 mod stage;
 
@@ -29,11 +27,11 @@ mod stage;
 mod tests;
 
 use super::images::as_name;
+use super::layer::Plan;
 use super::{Image, ImageError, Images, Reference};
 use crate::store::Store;
 use context::Context;
 use dockerfile::Step;
-use layer::Plan;
 use parse_dockerfile::{FromInstruction, Instruction};
 use stage::Stage;
 use std::path::{Path, PathBuf};

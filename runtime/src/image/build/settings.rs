@@ -1,10 +1,10 @@
 //! The instructions that change how an image is run and nothing in it: ENV, WORKDIR (which may make its directory),
 //! EXPOSE, LABEL, VOLUME, ENTRYPOINT and CMD.
 
-use super::layer::Plan;
 use super::stage::Stage;
 use super::{Problem, dockerfile, expand};
 use crate::image::entry::{self, Node};
+use crate::image::layer::Plan;
 use oci_spec::image::Config;
 use parse_dockerfile::{
     CmdInstruction, EntrypointInstruction, EnvInstruction, ExposeInstruction, JsonOrStringArray, LabelInstruction,
@@ -130,7 +130,7 @@ pub(super) fn workdir(stage: &mut Stage<'_>, i: &WorkdirInstruction<'_>) -> Resu
             Ok(Some(plan))
         }
         Node::Dir(_) => Ok(None),
-        _ => Err(Problem::NotADirectory { path }),
+        _ => Err(Problem::in_the_way(path)),
     }
 }
 

@@ -1,10 +1,10 @@
 //! What the instructions so far have made; at the end, the image.
 
-use super::layer::{Blob, Plan};
 use super::settings::Settings;
 use super::{BuildError, BuildOptions, Problem, expand};
 use crate::image::images::{Content, Finished, Manifest};
 use crate::image::index::MANIFEST_TYPE;
+use crate::image::layer::{Blob, Plan};
 use crate::image::{Image, Images, Layer, Reference, blobs, chain_ids, entry, unpack};
 use crate::store::{Durability, Scratch, Store, StoreError, files};
 use oci_spec::image::{Arch, History, ImageConfiguration, Os, RootFs};

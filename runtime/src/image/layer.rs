@@ -1,20 +1,66 @@
-//! What an instruction adds to the image → a layer's blob. The same files give the same bytes: entries are sorted, owners
-//! are 0, and nothing of the machine or the moment gets in.
+//! The files of a layer → its blob. The same files give the same bytes: entries are sorted, owners are 0 unless an
+//! instruction says another, and nothing of the machine or the moment gets in.
 
-use super::Problem;
-use crate::image::blobs::Hashing;
-use crate::image::entry::{self, Node};
+use super::blobs::Hashing;
+use super::entry::{self, Node};
 use crate::store::StoreError;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tar::{EntryType, Header};
+
+/// How the name of a deletion begins, and the name that says that a whole directory's former content is gone: OCI image
+/// specification, layer.md, "Whiteouts".
+const WHITEOUT: &str = ".wh.";
+const OPAQUE_MARK: &str = ".wh..wh..opq";
+
+/// Why something cannot be in a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// Something cannot be put where it shall be.
+    #[error("cannot put {from:?} at {to:?}: {reason}")]
+    Placement {
+        /// The source.
+        from: PathBuf,
+        /// The place in the image.
+        to: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A directory cannot be made since something else is there.
+    #[error("cannot make the directory {path:?} in the image: something that is no directory is in the way")]
+    NotADirectory {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A source cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A layer below cannot be looked into, or the new one not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl LayerError {
+    /// Wraps what the system said of reading a source; for `map_err`.
+    pub(super) fn read(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Read { path, source }
+    }
+}
+
+type Result<T> = std::result::Result<T, LayerError>;
 
 /// The files of a layer to be. Paths are relative to the image's root and lead through no links.
 #[derive(Debug)]
@@ -23,6 +69,8 @@ pub(super) struct Plan {
     below: Vec<PathBuf>,
     /// The latest time that a file may bear.
     latest: Option<i64>,
+    /// Whom what is put here belongs to: user and group.
+    owner: (u32, u32),
     entries: BTreeMap<PathBuf, Entry>,
 }
 
@@ -31,13 +79,25 @@ struct Entry {
     what: What,
     mode: u32,
     mtime: u64,
+    owner: (u32, u32),
 }
 
 #[derive(Debug)]
 enum What {
     Dir,
-    File { host: PathBuf, size: u64 },
-    Link { target: PathBuf },
+    File {
+        host: PathBuf,
+        size: u64,
+    },
+    Link {
+        target: PathBuf,
+    },
+    /// Another name of a file of this layer.
+    Same {
+        path: PathBuf,
+    },
+    /// It says that the layers below do not have this, in the archive's words (`.wh.`).
+    Gone,
 }
 
 /// A finished blob.
@@ -51,7 +111,7 @@ pub(super) struct Blob {
 
 impl Plan {
     pub fn new(below: Vec<PathBuf>, latest: Option<i64>) -> Self {
-        Self { below, latest, entries: BTreeMap::new() }
+        Self { below, latest, owner: (0, 0), entries: BTreeMap::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -65,11 +125,11 @@ impl Plan {
 
     /// The directories down to and with `path`. One that is in a layer below is repeated as it is there, since the
     /// topmost layer says what a directory is like; any other is new, for everybody to read.
-    pub fn make_dirs(&mut self, path: &Path) -> Result<(), Problem> {
+    pub fn make_dirs(&mut self, path: &Path) -> Result<()> {
         let missing: Vec<&Path> = path.ancestors().filter(|dir| *dir != Path::new("") && !self.has_dir(dir)).collect();
         for dir in missing.into_iter().rev() {
             if self.entries.contains_key(dir) {
-                return Err(Problem::NotADirectory { path: Path::new("/").join(dir) });
+                return Err(LayerError::NotADirectory { path: Path::new("/").join(dir) });
             }
             let (mode, mtime) = match entry::resolve(&self.below, dir, false)?.node {
                 Node::Dir(merged) => {
@@ -77,7 +137,7 @@ impl Plan {
                     meta.map_or((0o755, 0), |meta| (meta.mode(), meta.mtime()))
                 }
                 Node::Missing => (0o755, self.latest.unwrap_or(0)),
-                _ => return Err(Problem::NotADirectory { path: Path::new("/").join(dir) }),
+                _ => return Err(LayerError::NotADirectory { path: Path::new("/").join(dir) }),
             };
             self.put(dir, What::Dir, mode, mtime)?;
         }
@@ -85,7 +145,7 @@ impl Plan {
     }
 
     /// A directory with the attributes of one of the context.
-    pub fn dir(&mut self, path: &Path, like: &Metadata) -> Result<(), Problem> {
+    pub fn dir(&mut self, path: &Path, like: &Metadata) -> Result<()> {
         self.make_dirs(path)?;
         if path != Path::new("") {
             self.put(path, What::Dir, like.mode(), like.mtime())?;
@@ -94,20 +154,20 @@ impl Plan {
     }
 
     /// A file, read from the host when the layer is written.
-    pub fn file(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<(), Problem> {
+    pub fn file(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<()> {
         self.place(path, host)?;
         self.put(path, What::File { host: host.to_owned(), size: meta.len() }, meta.mode(), meta.mtime())
     }
 
     /// A symbolic link, copied as it is.
-    pub fn link(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<(), Problem> {
+    pub fn link(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<()> {
         self.place(path, host)?;
-        let target = std::fs::read_link(host).map_err(Problem::read(host))?;
+        let target = std::fs::read_link(host).map_err(LayerError::read(host))?;
         self.put(path, What::Link { target }, 0o777, meta.mtime())
     }
 
     /// Makes way for something that is no directory.
-    fn place(&mut self, path: &Path, host: &Path) -> Result<(), Problem> {
+    fn place(&mut self, path: &Path, host: &Path) -> Result<()> {
         self.make_dirs(path.parent().unwrap_or(path))?;
         if self.has_dir(path) || matches!(entry::resolve(&self.below, path, false)?.node, Node::Dir(_)) {
             return Err(cannot_place(host, path, "there is a directory, which would go with all that is in it"));
@@ -115,19 +175,56 @@ impl Plan {
         Ok(())
     }
 
-    fn put(&mut self, path: &Path, what: What, mode: u32, mtime: i64) -> Result<(), Problem> {
-        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh.")) {
+    /// A directory as an overlay has it.
+    pub(super) fn changed_dir(&mut self, path: &Path, meta: &Metadata) -> Result<()> {
+        self.put(path, What::Dir, meta.mode(), meta.mtime())
+    }
+
+    /// Another name of a file that this layer brings.
+    pub(super) fn same(&mut self, path: &Path, first: &Path, meta: &Metadata) -> Result<()> {
+        self.put(path, What::Same { path: first.to_owned() }, meta.mode(), meta.mtime())
+    }
+
+    /// A file or link as an overlay has it, which may hide a directory of the layers below.
+    pub(super) fn changed(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<()> {
+        let what = match meta.is_symlink() {
+            true => What::Link { target: std::fs::read_link(host).map_err(LayerError::read(host))? },
+            false => What::File { host: host.to_owned(), size: meta.len() },
+        };
+        self.put(path, what, if meta.is_symlink() { 0o777 } else { meta.mode() }, meta.mtime())
+    }
+
+    /// A whiteout: the layers below have this no more.
+    pub(super) fn gone(&mut self, path: &Path) {
+        let mut mark = OsString::from(WHITEOUT);
+        mark.push(path.file_name().unwrap_or_default());
+        self.mark(path.with_file_name(mark));
+    }
+
+    /// What the layers below have in this directory is there no more.
+    pub(super) fn opaque(&mut self, dir: &Path) {
+        self.mark(dir.join(OPAQUE_MARK));
+    }
+
+    fn mark(&mut self, path: PathBuf) {
+        // It must tell nothing of the moment, which for a deletion nobody asks about.
+        self.entries.insert(path, Entry { what: What::Gone, mode: 0o644, mtime: 0, owner: (0, 0) });
+    }
+
+    fn put(&mut self, path: &Path, what: What, mode: u32, mtime: i64) -> Result<()> {
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT.as_bytes())) {
             let reason = "in an image's layer, a name that begins with \".wh.\" means that something is deleted";
             return Err(cannot_place(path, path, reason));
         }
         let mtime = mtime.min(self.latest.unwrap_or(i64::MAX));
-        let entry = Entry { what, mode: mode & 0o7777, mtime: u64::try_from(mtime).unwrap_or(0) };
+        let mtime = u64::try_from(mtime).unwrap_or(0);
+        let entry = Entry { what, mode: mode & 0o7777, mtime, owner: self.owner };
         self.entries.insert(path.to_owned(), entry);
         Ok(())
     }
 
     /// Writes the layer's blob.
-    pub fn write(&self, blob: &Path) -> Result<Blob, Problem> {
+    pub fn write(&self, blob: &Path) -> Result<Blob> {
         let failed = || StoreError::io("write", blob);
         let file = File::create_new(blob).map_err(failed())?;
         // Neither a time nor a file's name goes into the compressed form.
@@ -142,18 +239,13 @@ impl Plan {
     }
 }
 
-fn append(
-    archive: &mut tar::Builder<impl std::io::Write>,
-    path: &Path,
-    entry: &Entry,
-    blob: &Path,
-) -> Result<(), Problem> {
+fn append(archive: &mut tar::Builder<impl std::io::Write>, path: &Path, entry: &Entry, blob: &Path) -> Result<()> {
     let failed = || StoreError::io("write", blob);
     let mut header = Header::new_gnu();
     header.set_mode(entry.mode);
     header.set_mtime(entry.mtime);
-    header.set_uid(0);
-    header.set_gid(0);
+    header.set_uid(entry.owner.0.into());
+    header.set_gid(entry.owner.1.into());
     header.set_size(0);
     match &entry.what {
         What::Dir => {
@@ -166,20 +258,28 @@ fn append(
             header.set_entry_type(EntryType::Symlink);
             archive.append_link(&mut header, path, target).map_err(failed())?;
         }
+        What::Same { path: first } => {
+            header.set_entry_type(EntryType::Link);
+            archive.append_link(&mut header, path, first).map_err(failed())?;
+        }
+        What::Gone => {
+            header.set_entry_type(EntryType::Regular);
+            archive.append_data(&mut header, path, std::io::empty()).map_err(failed())?;
+        }
         What::File { host, size } => {
             header.set_entry_type(EntryType::Regular);
             header.set_size(*size);
             // The last component was no link when it was looked at, and must not have become one.
             let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(host);
-            let mut content = Watched { inner: file.map_err(Problem::read(host))?.take(*size), error: None };
+            let mut content = Watched { inner: file.map_err(LayerError::read(host))?.take(*size), error: None };
             let written = archive.append_data(&mut header, path, &mut content);
             if let Some(error) = content.error {
-                return Err(Problem::read(host)(error));
+                return Err(LayerError::read(host)(error));
             }
             written.map_err(failed())?;
             if content.inner.limit() > 0 {
                 let shrunk = std::io::Error::new(ErrorKind::UnexpectedEof, "it became shorter while it was copied");
-                return Err(Problem::read(host)(shrunk));
+                return Err(LayerError::read(host)(shrunk));
             }
         }
     }
@@ -202,9 +302,9 @@ impl<R: Read> Read for Watched<R> {
     }
 }
 
-fn cannot_place(from: &Path, to: &Path, reason: &'static str) -> Problem {
+fn cannot_place(from: &Path, to: &Path, reason: &'static str) -> LayerError {
     let from = from.file_name().unwrap_or(OsStr::new("")).into();
-    Problem::Placement { from, to: Path::new("/").join(to), reason }
+    LayerError::Placement { from, to: Path::new("/").join(to), reason }
 }
 
 #[cfg(test)]
