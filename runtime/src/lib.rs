@@ -4,6 +4,8 @@
 //! protocol or a terminal: those are the crates `sampan-shim` and `sampan`.
 
 pub mod container;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod grants;
 pub mod guest;
 pub mod image;

@@ -6,13 +6,21 @@
 //! create     settings + image → a container's directory and its name
 //! find       a name or the first digits of an id → the container; listing them; whether one runs
 //! program    the entrypoint's path → its compiled code
+//! export     a container's files → an archive
+//! commit     a container's files and settings → an image
+//! freeze     a container that stands still while it is looked at
+//! garbage    compiled code that no container and no image needs
 //! life       running one: the keeper's part from the lock to the record of its end
 //! remove     taking one away
 //! volumes    directories that outlive containers
 //! ```
 
+mod commit;
 mod create;
+mod export;
 mod find;
+mod freeze;
+pub mod garbage;
 pub mod id;
 pub mod life;
 mod program;
@@ -20,15 +28,19 @@ mod record;
 mod remove;
 pub mod volumes;
 
+pub use commit::{CommitSettings, commit};
 pub use create::{MountRequest, MountSource, Settings, create, create_and_lease};
+pub use export::export;
 pub use find::{find, list};
-pub use program::{locate_in_image, locate_in_layers, locate_program};
+pub use freeze::Frozen;
+pub use program::{locate_in_image, locate_in_layers, locate_program, program_of};
 pub use record::{Container, Ended, MountKind, MountPoint, Record, Running, Status};
 pub use remove::remove;
 
 use crate::grants::GrantError;
 use crate::guest::code::CodeError;
 use crate::image::ImageError;
+use crate::image::build::BuildError;
 use crate::rootfs::RootfsError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -43,6 +55,9 @@ pub enum ContainerError {
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The image that is made of a container.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// The grants.
     #[error(transparent)]
     Grant(#[from] GrantError),
@@ -110,6 +125,17 @@ pub enum ContainerError {
     /// Something that needs a running container.
     #[error("container {} is not running", id::short(.0))]
     NotRunning(String),
+    /// A container that did not stop where it was.
+    #[error(
+        "container {} cannot be paused: {reason}; --pause=false takes its files as they are written",
+        id::short(id)
+    )]
+    NotFrozen {
+        /// Which one.
+        id: String,
+        /// Why not.
+        reason: String,
+    },
     /// A mount that cannot be made.
     #[error("invalid mount {given:?}: {reason}")]
     BadMount {

@@ -48,22 +48,28 @@ fn stack(bundle: &Path, grants: &Grants) -> Vec<PathBuf> {
 /// # Errors
 /// When the image cannot be read.
 pub fn locate_in_image(store: &Store, image: &Image) -> Result<Option<PathBuf>> {
-    let layers = Images::new(store).layer_dirs(image)?;
-    locate_in_layers(&image.config, &layers)
+    if program_of(&image.config).is_none() {
+        return Ok(None);
+    }
+    locate_in_layers(&image.config, &Images::new(store).layer_dirs(image)?)
 }
 
-/// The same for an image whose layers lie in these directories, topmost first.
+/// The same for an image that is not in the store yet, with the directories of its layers, topmost first.
 ///
 /// # Errors
 /// When a directory cannot be looked into.
 pub fn locate_in_layers(config: &ImageConfiguration, layers: &[PathBuf]) -> Result<Option<PathBuf>> {
-    let Some(config) = config.config() else { return Ok(None) };
-    let Some(program) = config.entrypoint().iter().chain(config.cmd().iter()).flatten().next() else {
-        return Ok(None);
-    };
+    let (Some(program), Some(config)) = (program_of(config), config.config()) else { return Ok(None) };
     let env = config.env().clone().unwrap_or_default();
     let cwd = config.working_dir().as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/");
     search(program, cwd, search_path(&env), |path| Ok(find_in_layers(layers, &path.to_string_lossy())?))
+}
+
+/// What an image says to run: the first word of its entrypoint, or else of its command.
+#[must_use]
+pub fn program_of(config: &ImageConfiguration) -> Option<&str> {
+    let config = config.config().as_ref()?;
+    config.entrypoint().iter().chain(config.cmd().iter()).flatten().next().map(String::as_str)
 }
 
 /// The search path of an environment; Docker's where it sets none.

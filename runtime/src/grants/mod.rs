@@ -4,6 +4,7 @@
 //! travel to the sandbox as an OCI runtime bundle's `config.json` ([`Grants::to_spec`], [`Grants::from_spec`]): what
 //! the specification has a field for goes there, the rest goes into annotations under `dev.sampan.`.
 
+pub mod capabilities;
 mod ports;
 
 pub use ports::{Port, PortError, Protocol, Publish};

@@ -12,7 +12,7 @@ use super::compile::{self, CompileError};
 use super::engine;
 use super::kind::Description;
 use crate::container::id::hex;
-use crate::store::{Durability, Store, StoreError, files};
+use crate::store::{Durability, Lock, Store, StoreError, files};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -58,7 +58,7 @@ struct Sidecar {
 
 /// A file's identity, which no write leaves unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -67,7 +67,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(meta: &Metadata) -> Self {
+    pub(super) fn of(meta: &Metadata) -> Self {
         let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
         Self {
             device: meta.dev(),
@@ -78,7 +78,7 @@ impl Stamp {
         }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         format!("{:x}-{:x}-{:x}-{:x}-{:x}", self.device, self.inode, self.size, self.mtime, self.ctime)
     }
 }
@@ -114,12 +114,12 @@ pub fn prepare(store: &Store, path: &Path) -> Result<Code, CodeError> {
     Ok(code)
 }
 
-struct Cache {
-    dir: PathBuf,
+pub(super) struct Cache {
+    pub(super) dir: PathBuf,
 }
 
 impl Cache {
-    fn open(store: &Store) -> Self {
+    pub(super) fn open(store: &Store) -> Self {
         Self { dir: store.code().join(format!("{}-{}", engine::SETTINGS, engine::machine())) }
     }
 
@@ -167,6 +167,8 @@ impl Cache {
         files::make_private_dir(&self.dir)?;
         let scratch = store.scratch()?;
         let (code, sidecar) = self.places(&digest);
+        // Whoever sweeps the cache must not take the code before what belongs to it is there.
+        let _lock = Lock::wait(&self.dir.join("lock"))?;
         let beside = scratch.path().join("code");
         let write = || -> std::io::Result<Stamp> {
             let mut file = File::options().write(true).create_new(true).open(&beside)?;
@@ -185,7 +187,7 @@ impl Cache {
     }
 }
 
-fn hash(file: &mut File) -> std::io::Result<String> {
+pub(super) fn hash(file: &mut File) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 18];
     loop {
@@ -210,7 +212,7 @@ mod tests {
 
     fn put(store: &Store, bytes: &[u8]) -> (Cache, PathBuf) {
         let cache = Cache::open(store);
-        let description = Description { kind: Kind::Module, imports: vec![] };
+        let description = Description { kind: Kind::Module, imports: vec![], exports: vec![] };
         cache.put(store, "sha256:ab".into(), description, bytes).unwrap();
         let (code, _) = cache.places("sha256:ab");
         (cache, code)

@@ -47,6 +47,9 @@ pub struct Description {
     pub kind: Kind,
     /// The interfaces that it imports: what it can ask for.
     pub imports: Vec<String>,
+    /// What it exports: what it can be run as. Empty in what an older version has written down.
+    #[serde(default)]
+    pub exports: Vec<String>,
 }
 
 /// Wasm that is no guest of ours.
@@ -126,10 +129,11 @@ pub fn of_module(module: &Module) -> Result<Description, KindError> {
         }
         imports.push(format!("{}.{}", import.module(), import.name()));
     }
+    let exports: Vec<String> = module.exports().map(|e| e.name().to_owned()).collect();
     if module.get_export("_start").is_none_or(|export| export.func().is_none()) {
-        return Err(KindError::NoStart { exports: module.exports().map(|e| e.name().to_owned()).collect() });
+        return Err(KindError::NoStart { exports });
     }
-    Ok(Description { kind: Kind::Module, imports })
+    Ok(Description { kind: Kind::Module, imports, exports })
 }
 
 /// Describes a compiled component.
@@ -151,7 +155,7 @@ pub fn of_component(engine: &Engine, component: &Component) -> Result<Descriptio
     } else {
         return Err(KindError::UnknownWorld { exports });
     };
-    Ok(Description { kind, imports: shape.imports(engine).map(|(name, _)| name.to_owned()).collect() })
+    Ok(Description { kind, imports: shape.imports(engine).map(|(name, _)| name.to_owned()).collect(), exports })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ pub mod code;
 pub mod command;
 pub mod compile;
 pub mod engine;
+pub mod garbage;
 pub mod kind;
 mod linker;
 pub mod service;

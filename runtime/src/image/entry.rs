@@ -132,7 +132,7 @@ pub(crate) fn push_components(ahead: &mut Vec<OsString>, path: &Path) {
 }
 
 /// One name in one directory of the image.
-fn look(here: &[PathBuf], name: &OsStr) -> Result<Node> {
+pub(crate) fn look(here: &[PathBuf], name: &OsStr) -> Result<Node> {
     let mut merged = Vec::new();
     for (i, dir) in here.iter().enumerate() {
         let path = dir.join(name);

@@ -72,6 +72,15 @@ pub enum ImageError {
         /// The base image's short id.
         base: String,
     },
+    /// An artifact, whose layers are no archives, was to be put into a Docker archive.
+    #[error(
+        "image {image} is an artifact, whose Wasm is a layer of its own, and a Docker archive holds only archives: save \
+         it with --format oci-archive"
+    )]
+    NoDockerForm {
+        /// The image.
+        image: String,
+    },
     /// A layer is of a kind that cannot be unpacked.
     #[error("layer {digest} has the type {media_type:?}; what can be taken: {accepted}")]
     LayerType {
@@ -89,6 +98,46 @@ pub enum ImageError {
         digest: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A limit that the environment moves is no number.
+    #[error("{variable} is {value:?}, and a number was wanted, with k, m, g or t at its end or nothing")]
+    BadLimit {
+        /// The variable.
+        variable: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// An archive of images is not what it should be.
+    #[error("cannot load the archive: {reason}")]
+    BadArchive {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An archive of images cannot be read at all.
+    #[error("cannot read the archive: {0}")]
+    ArchiveRead(std::io::Error),
+    /// An archive of images cannot be written.
+    #[error("cannot write the archive: {0}")]
+    ArchiveWrite(std::io::Error),
+    /// Something in an image is of a kind that nobody here knows.
+    #[error("{what} has the type {found:?}, and what is accepted is {}", .accepted.join(", "))]
+    UnknownType {
+        /// What it is, with its digest.
+        what: String,
+        /// Its media type.
+        found: String,
+        /// The types that are known.
+        accepted: &'static [&'static str],
+    },
+    /// An index has no image that can be run here.
+    #[error("the index {digest} has no image for Wasm: it has {}; wanted is {wanted}", .found.join(", "))]
+    NoPlatform {
+        /// The index's digest.
+        digest: String,
+        /// The platforms that it has.
+        found: Vec<String>,
+        /// The platforms that were looked for.
+        wanted: &'static str,
     },
 }
 

@@ -60,6 +60,17 @@ pub(super) struct Found {
     pub by_name: Vec<Reference>,
 }
 
+/// One of several images that were made in one scratch directory.
+#[derive(Debug)]
+pub(super) struct New {
+    /// The manifest's blob.
+    pub manifest: (String, u64),
+    /// The image's id.
+    pub id: String,
+    /// What the image is to be called.
+    pub names: Vec<Reference>,
+}
+
 /// An image that was made in a scratch directory and is ready to be put in place.
 #[derive(Debug)]
 pub(super) struct Finished<'s> {
@@ -226,32 +237,48 @@ impl<'a> Images<'a> {
     /// Puts a finished image in place: its blobs, then its name, then its unpacked layers. Until the index is replaced
     /// nothing has happened that anybody can see.
     pub(super) fn publish(&self, new: Finished<'_>) -> Result<Image> {
-        unpack::flush(new.scratch.path())?;
+        let made = New { manifest: new.manifest, id: new.id, names: new.names };
+        let mut images = self.publish_all(new.scratch, &new.blobs, &new.unpacked, &[made], new.base.as_ref())?;
+        images.pop().ok_or_else(|| ImageError::NotFound { name: String::new() })
+    }
+
+    /// The same for several images that share what they are made of: all of them are there at once, or none.
+    pub(super) fn publish_all(
+        &self,
+        scratch: &Scratch,
+        blobs: &[(String, PathBuf)],
+        unpacked: &[(String, PathBuf)],
+        images: &[New],
+        base: Option<&Image>,
+    ) -> Result<Vec<Image>> {
+        unpack::flush(scratch.path())?;
         let mut change = Change::begin(self.store)?;
-        if let Some(base) = new.base.as_ref().filter(|base| !change.has(&base.manifest)) {
+        if let Some(base) = base.filter(|base| !change.has(&base.manifest)) {
             return Err(ImageError::BaseRemoved { base: base.display_name() });
         }
-        for (digest, made) in &new.blobs {
+        for (digest, made) in blobs {
             let place = blobs::path(self.store, digest)?;
             std::fs::rename(made, &place).map_err(StoreError::io("write", place))?;
         }
         let dir = self.store.content().join("blobs/sha256");
         std::fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(StoreError::io("flush", dir))?;
 
-        let (manifest, size) = &new.manifest;
-        let media_type = self.manifest(manifest)?.media_type;
-        change.add(manifest, media_type.as_deref(), *size, &new.id);
-        for name in &new.names {
-            change.name(manifest, &name.to_string());
+        for New { manifest: (manifest, size), id, names } in images {
+            let media_type = self.manifest(manifest)?.media_type;
+            change.add(manifest, media_type.as_deref(), *size, id);
+            for name in names {
+                change.name(manifest, &name.to_string());
+            }
         }
         change.save()?;
         // Only now, since a layer's directory that belongs to no image would be swept.
-        for (chain_id, made) in &new.unpacked {
+        for (chain_id, made) in unpacked {
             unpack::put_in_place(self.store, chain_id, made)?;
         }
         // Still under the lock, so that nobody can have removed it again.
         let bytes = index::read(self.store)?;
-        self.load(manifest, &index::entries(self.store, &bytes)?)
+        let entries = index::entries(self.store, &bytes)?;
+        images.iter().map(|image| self.load(&image.manifest.0, &entries)).collect()
     }
 
     pub(super) fn look_up(&self, wanted: &str) -> Result<Found> {
@@ -347,7 +374,7 @@ pub(super) fn as_name(reference: &Reference) -> Result<String> {
 
 /// Readers take no lock, so an image can go away between the index and its blobs. A second look then tells: either the
 /// index no longer has it, or the store really is damaged.
-fn again_if_removed<T>(look: impl Fn() -> Result<T>) -> Result<T> {
+pub(super) fn again_if_removed<T>(look: impl Fn() -> Result<T>) -> Result<T> {
     match look() {
         Err(ImageError::Store(e)) if e.is_not_found() => look(),
         other => other,

@@ -166,6 +166,12 @@ impl Change {
         self.index.manifests.extract_if(.., |entry| entry.digest == digest).collect()
     }
 
+    /// The same for every way in which an image is packed.
+    pub fn remove_image(&mut self, id: &str, manifest: &str) -> Vec<Descriptor> {
+        let is_it = |e: &Descriptor| e.digest == manifest || e.annotations.get(ID).is_some_and(|known| known == id);
+        self.index.manifests.extract_if(.., |entry| is_it(entry)).collect()
+    }
+
     /// Brings back what [`Change::remove`] took.
     pub fn restore(&mut self, entries: Vec<Descriptor>) {
         self.index.manifests.extend(entries);

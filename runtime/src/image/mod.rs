@@ -8,6 +8,7 @@
 //! blobs       content by digest: where it lies, and writers that hash what they write
 //! index       index.json, read without a lock and changed under one
 //! images      the images of a store: list, find, tag, publish
+//! usage       what images take on the disk
 //! remove      taking names and images away, and sweeping what no image mentions
 //! formats     a manifest and its config, of whatever kind → a configuration and layers
 //! platform    which of an index's images is meant
@@ -15,18 +16,24 @@
 //! entry       a path → the file it means in a stack of layer directories
 //! layer       files → a layer's blob, the same bytes each time
 //! upper       what an overlay's writable directory changed → such files, for RUN and commit
+//! copied      what was changed in a copy of all layers → such files, where there is no overlay
+//! export      the whole tree of a container → an archive
 //! build       a Dockerfile → an image
 //! pull        a registry → an image
 //! push        an image → a registry
 //! aliases     what names stand for that are not here
+//! exchange    images ↔ archives that other tools read
 //! ```
 
 pub mod aliases;
 mod blobs;
 pub mod build;
+mod copied;
 pub mod entry;
 mod error;
 mod formats;
+pub mod exchange;
+mod export;
 mod images;
 mod index;
 mod layer;
@@ -37,11 +44,14 @@ mod reference;
 mod remove;
 mod unpack;
 mod upper;
+mod usage;
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
 
-use oci_spec::image::ImageConfiguration;
+pub use oci_spec::image::ImageConfiguration;
 
 pub(crate) use blobs::digest_of;
 pub use entry::find_in_layers;
@@ -49,9 +59,14 @@ pub(crate) use entry::{directories_at, is_opaque};
 pub use error::ImageError;
 pub use images::{Images, Resolved};
 pub use platform::{BadPlatform, Platform};
+pub(crate) use export::export;
 pub use layer::LayerError;
 pub use reference::{BadReference, Reference};
-pub use remove::Removed;
+pub use remove::{Pruned, Removed};
+pub use usage::Usage;
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use unpack::unpack_for_fuzzing;
 
 /// The result of what is done with images.
 pub type Result<T, E = ImageError> = std::result::Result<T, E>;

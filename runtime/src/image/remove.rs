@@ -2,7 +2,7 @@
 
 use super::index::{self, Change};
 use super::{Image, ImageError, Images, Reference, Result};
-use crate::store::{Scratch, StoreError};
+use crate::store::{Scratch, StoreError, files};
 use std::collections::BTreeSet;
 
 /// What [`Images::remove`] did.
@@ -12,6 +12,17 @@ pub struct Removed {
     pub untagged: Vec<String>,
     /// The image's id and the chain ids of the layers that went with it; empty if the image stays.
     pub deleted: Vec<String>,
+}
+
+/// What [`Images::prune`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// The names and images that were removed, as [`Images::remove`] says it.
+    pub removed: Removed,
+    /// The bytes that were freed.
+    pub freed: u64,
+    /// Whether an image is damaged, so that nobody knows what it needs and nothing was freed.
+    pub unknown: bool,
 }
 
 impl Images<'_> {
@@ -69,6 +80,44 @@ impl Images<'_> {
             drop(swept);
         }
         Ok(removed)
+    }
+
+    /// Removes the images that `goes` picks and that no container uses, and all blobs and unpacked layers that belong to
+    /// no image any more. `used` tells the ids of the images that containers are made of; it is asked twice, since a
+    /// container may come meanwhile.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn prune(&self, goes: &dyn Fn(&Image) -> bool, used: &dyn Fn() -> Result<BTreeSet<String>>) -> Result<Pruned> {
+        let mut change = Change::begin(self.store)?;
+        let before = used()?;
+        let going: Vec<Image> =
+            self.list()?.into_iter().filter(|image| !before.contains(&image.id) && goes(image)).collect();
+        let mut taken: Vec<_> =
+            going.iter().map(|image| (image, change.remove_image(&image.id, &image.manifest))).collect();
+        if !taken.is_empty() {
+            change.save()?;
+            let after = used()?;
+            let back: Vec<_> = taken.extract_if(.., |(image, _)| after.contains(&image.id)).collect();
+            if !back.is_empty() {
+                back.into_iter().for_each(|(_, entries)| change.restore(entries));
+                change.save()?;
+            }
+        }
+        let mut pruned = Pruned::default();
+        let swept = self.sweep(&change)?;
+        let kept = swept.as_ref().map(|swept| &swept.layers);
+        for (image, _) in &taken {
+            pruned.removed.untagged.extend(image.names.iter().map(Reference::familiar));
+            pruned.removed.deleted.push(image.id.clone());
+            let layers = image.layers.iter().rev().map(|layer| layer.chain_id.clone());
+            pruned.removed.deleted.extend(layers.filter(|id| kept.is_some_and(|kept| !kept.contains(id))));
+        }
+        // Deleting takes time, and nobody need wait for it.
+        drop(change);
+        pruned.freed = swept.as_ref().map_or(0, |swept| files::tree_size(swept.trash.path()));
+        pruned.unknown = swept.is_none();
+        Ok(pruned)
     }
 
     /// Moves away the blobs and unpacked layers that no image mentions. `change` holds the lock: while it lives, nobody

@@ -23,7 +23,6 @@ const METACOPY: [&str; 2] = ["trusted.overlay.metacopy", "user.overlay.metacopy"
 ///
 /// # Errors
 /// When something cannot be read, or has a name that an archive cannot hold.
-#[allow(dead_code, reason = "RUN and commit, which call it, come next")]
 pub(super) fn changes(upper: &Path, latest: Option<i64>) -> Result<Plan, LayerError> {
     let mut walk = Walk { plan: Plan::new(Vec::new(), latest), seen: HashMap::new() };
     walk.dir(upper, Path::new(""))?;

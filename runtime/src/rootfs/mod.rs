@@ -97,7 +97,7 @@ pub fn fallback(grants: &Grants, bundle: &Path) -> Result<Vec<Preopen>> {
     let root = match &grants.root {
         RootGrant::Layers(layers) => {
             let root = upper(bundle);
-            let done = bundle.join("copied");
+            let done = bundle.join(COPIED);
             if !done.exists() {
                 for layer in layers.iter().rev() {
                     copy_tree(layer, &root)?;
@@ -129,6 +129,15 @@ pub fn make_writable_layer(bundle: &Path) -> Result<()> {
         std::fs::create_dir_all(&dir).map_err(RootfsError::io("create", dir))?;
     }
     Ok(())
+}
+
+/// Says that the layers were copied into the writable layer.
+const COPIED: &str = "copied";
+
+/// Whether the bundle's writable layer is a copy of all layers, and not only what was written over them.
+#[must_use]
+pub fn is_copied(bundle: &Path) -> bool {
+    bundle.join(COPIED).exists()
 }
 
 /// The bundle's writable layer.

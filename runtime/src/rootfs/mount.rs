@@ -35,6 +35,11 @@ fn overlay_by_parts(layers: &[PathBuf], upper: &Path, work: &Path, rootless: boo
     fsconfig_set_string(fs.as_fd(), "workdir", work)?;
     if rootless {
         fsconfig_set_flag(fs.as_fd(), "userxattr")?;
+    } else {
+        // What is in the upper directory is then all that was written, whatever this kernel's own defaults: `commit`,
+        // `export` and `diff` read it from outside.
+        fsconfig_set_string(fs.as_fd(), "redirect_dir", "off")?;
+        fsconfig_set_string(fs.as_fd(), "metacopy", "off")?;
     }
     fsconfig_create(fs.as_fd())?;
     fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, SAFE)
@@ -44,7 +49,7 @@ fn overlay_by_string(layers: &[PathBuf], upper: &Path, work: &Path, target: &Pat
     use rustix::mount::{MountFlags, mount};
     let escape = |path: &Path| path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
     let lower: Vec<_> = layers.iter().map(|l| escape(l)).collect();
-    let userxattr = if rootless { "userxattr," } else { "" };
+    let userxattr = if rootless { "userxattr," } else { "redirect_dir=off,metacopy=off," };
     let options =
         format!("{userxattr}lowerdir={},upperdir={},workdir={}", lower.join(":"), escape(upper), escape(work));
     let options =

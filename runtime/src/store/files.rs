@@ -100,6 +100,25 @@ pub fn make_private_dir(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the files in a directory and below hold, in bytes; one with several names counts once. What cannot be looked at
+/// counts nothing.
+#[must_use]
+pub fn tree_size(path: &Path) -> u64 {
+    let (mut sum, mut linked) = (0_u64, std::collections::HashSet::new());
+    let mut ahead = vec![path.to_owned()];
+    while let Some(dir) = ahead.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                ahead.push(entry.path());
+            } else if meta.is_file() && (meta.nlink() < 2 || linked.insert((meta.dev(), meta.ino()))) {
+                sum = sum.saturating_add(meta.len());
+            }
+        }
+    }
+    sum
+}
+
 /// Removes a directory tree, also one that holds directories without permissions (an overlay's work directory).
 /// Nothing there is a success.
 ///

@@ -32,6 +32,12 @@ pub enum BuildError {
         /// Why not.
         problem: Problem,
     },
+    /// A container cannot be made into an image.
+    #[error("{problem}")]
+    Commit {
+        /// Why not.
+        problem: Problem,
+    },
     /// The image cannot be put in place.
     #[error(transparent)]
     Image(#[from] ImageError),

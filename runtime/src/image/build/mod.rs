@@ -7,6 +7,7 @@
 //! glob        the patterns of COPY and .dockerignore
 //! settings    ENV, WORKDIR, EXPOSE, LABEL, VOLUME, ENTRYPOINT, CMD
 //! copy        COPY
+//! commit      what a container has written → an image
 //! stage       what the instructions so far have made; at the end, the image
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! of a new layer. A new one needs its function and a line in `apply` and `check`. Everything is made in a scratch
 //! directory, so that a build that fails or is killed has changed nothing.
 
+pub(crate) mod commit;
 mod context;
 mod copy;
 mod dockerfile;
@@ -28,8 +30,8 @@ mod tests;
 
 use super::images::as_name;
 use super::layer::Plan;
-use super::{Image, ImageError, Images, Reference};
-use crate::store::Store;
+use super::{Image, ImageConfiguration, ImageError, Images, Reference};
+use crate::store::{Scratch, Store};
 use context::Context;
 use dockerfile::Step;
 use parse_dockerfile::{FromInstruction, Instruction};
@@ -86,6 +88,33 @@ impl Progress for () {
 /// When the Dockerfile or the context is not as it should be, or the store cannot be written. Then no image was made and
 /// none has lost its name.
 pub fn build(store: &Store, options: &BuildOptions, progress: &mut dyn Progress) -> Result<Image, BuildError> {
+    build_with(store, options, progress, |_, _| Ok(()))
+}
+
+/// The same, and `ready` sees the image's config and its layers' directories (topmost first) before anybody else can:
+/// what it refuses is not made, and nobody can take away an image that has no name yet.
+///
+/// # Errors
+/// As [`build`], and what `ready` says.
+pub fn build_with<E: From<BuildError>>(
+    store: &Store,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+    ready: impl FnOnce(&ImageConfiguration, &[PathBuf]) -> Result<(), E>,
+) -> Result<Image, E> {
+    let scratch = store.scratch().map_err(BuildError::from)?;
+    let stage = run(store, options, progress, &scratch)?;
+    ready(&stage.config()?, stage.dirs())?;
+    Ok(stage.finish(&options.tags)?)
+}
+
+/// Does all instructions.
+fn run<'s>(
+    store: &'s Store,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+    scratch: &'s Scratch,
+) -> Result<Stage<'s>, BuildError> {
     let path = options.dockerfile.clone().unwrap_or_else(|| options.context.join("Dockerfile"));
     let shown = options.dockerfile.as_deref().unwrap_or(Path::new("Dockerfile"));
     let text = dockerfile::read(&path)?;
@@ -98,13 +127,13 @@ pub fn build(store: &Store, options: &BuildOptions, progress: &mut dyn Progress)
         check(step, i == 0).map_err(|problem| step.failed(problem))?;
     }
 
-    let scratch = store.scratch()?;
-    let mut stage = Stage::new(store, &scratch, options, dockerfile::escape(&parsed));
+    let mut stage = Stage::new(store, scratch, options, dockerfile::escape(&parsed));
     for (i, step) in steps.iter().enumerate() {
         progress.step(i + 1, steps.len(), &step.text);
         apply(step, &mut stage, &context, progress).map_err(|problem| step.failed(problem))?;
     }
-    stage.finish(&options.tags, &options.labels)
+    stage.settings.labels.extend(options.labels.iter().cloned());
+    Ok(stage)
 }
 
 /// Refuses what this version cannot do.

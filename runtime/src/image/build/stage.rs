@@ -102,6 +102,15 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// A word on the last line of the history, and whose work it and the image are.
+    pub fn sign(&mut self, author: Option<String>, comment: Option<String>) {
+        if let Some(line) = self.history.last_mut() {
+            line.set_author(author.clone());
+            line.set_comment(comment);
+        }
+        self.author = author.or_else(|| self.author.take());
+    }
+
     fn add_layer(&mut self, plan: &Plan) -> Result<(), Problem> {
         let number = self.layers.len();
         let made = self.scratch.path().join(format!("layer-{number}"));
@@ -122,8 +131,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Makes the image of what is there, and puts it in place.
-    pub fn finish(mut self, names: &[Reference], labels: &[(String, String)]) -> Result<Image, BuildError> {
-        self.settings.labels.extend(labels.iter().cloned());
+    pub fn finish(mut self, names: &[Reference]) -> Result<Image, BuildError> {
         let config = self.config()?;
         let config = self.blob("config", CONFIG_TYPE, &config)?;
         let content = |layer: &Layer| Content {
@@ -151,7 +159,8 @@ impl<'a> Stage<'a> {
         Ok(image)
     }
 
-    fn config(&self) -> Result<ImageConfiguration, BuildError> {
+    /// The config as it is so far.
+    pub fn config(&self) -> Result<ImageConfiguration, BuildError> {
         let mut rootfs = RootFs::default();
         rootfs.set_diff_ids(self.layers.iter().map(|layer| layer.diff_id.clone()).collect());
         let mut config = ImageConfiguration::default();

@@ -7,6 +7,7 @@
 
 use crate::image::blobs::Hashing;
 use crate::image::entry::{self, MOST_LINKS, Node};
+use crate::image::unpack::limits::{DIRECTORY_NAMES, Gauge, Limits, PATH};
 use crate::store::StoreError;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use std::collections::BTreeMap;
@@ -34,20 +35,29 @@ pub(super) enum Error {
 type Result<T> = std::result::Result<T, Error>;
 
 /// Unpacks an archive into the new directory `root`, and gives the digest of the archive.
-pub(super) fn unpack(archive: impl Read, below: &[PathBuf], root: &Path) -> Result<String> {
+pub(super) fn unpack(archive: impl Read, below: &[PathBuf], root: &Path, limits: Limits) -> Result<String> {
     make_dir(root)?;
     let as_root = rustix::process::geteuid().is_root();
     let stack = [root.to_owned()].into_iter().chain(below.iter().cloned()).collect();
-    let mut target = Target { root, stack, as_root, dirs: BTreeMap::new() };
-    let mut archive = tar::Archive::new(Hashing::new(archive));
-    for entry in archive.entries().map_err(Error::Archive)? {
-        target.add(entry.map_err(Error::Archive)?)?;
+    let mut target = Target { root, stack, as_root, limits, made: 0, written: 0, names: 0, dirs: BTreeMap::new() };
+    let (gauge, phase) = Gauge::new(Hashing::new(archive), limits);
+    let mut archive = tar::Archive::new(gauge);
+    let mut entries = archive.entries().map_err(Error::Archive)?;
+    loop {
+        phase.headers();
+        let Some(entry) = entries.next() else { break };
+        let mut entry = entry.map_err(Error::Archive)?;
+        phase.content();
+        target.add(&mut entry)?;
+        // What nobody took is no header of the next one.
+        std::io::copy(&mut entry, &mut std::io::sink()).map_err(Error::Archive)?;
     }
     target.finish()?;
     // The digest is that of the whole archive, and what follows its end mark belongs to it.
+    phase.content();
     let mut rest = archive.into_inner();
     std::io::copy(&mut rest, &mut std::io::sink()).map_err(Error::Archive)?;
-    Ok(rest.finish().1)
+    Ok(rest.into_inner().finish().1)
 }
 
 /// The directory that is being filled.
@@ -56,6 +66,13 @@ struct Target<'a> {
     /// The image as it is so far: this directory on top of the layers below.
     stack: Vec<PathBuf>,
     as_root: bool,
+    limits: Limits,
+    /// How many files, directories and links there are so far.
+    made: u64,
+    /// How many bytes were written: a sparse file is short in the archive and long here.
+    written: u64,
+    /// How many bytes the directories' names take.
+    names: usize,
     /// The directories made so far and what they shall be. Set at the end: a directory that we may not write would
     /// take no files, and every file changes its directory's time.
     dirs: BTreeMap<PathBuf, Attributes>,
@@ -89,7 +106,7 @@ fn drop_setuid(mode: u32) -> u32 {
 }
 
 impl Target<'_> {
-    fn add(&mut self, mut entry: tar::Entry<'_, impl Read>) -> Result<()> {
+    fn add(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<()> {
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let refuse = |reason: String| Error::Entry { name: name.clone(), reason };
         let path = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
@@ -98,6 +115,15 @@ impl Target<'_> {
         if matches!(kind, EntryType::XGlobalHeader) {
             return Ok(());
         }
+        if let Some(length) =
+            [Some(entry.path_bytes()), entry.link_name_bytes()].iter().flatten().map(|n| n.len()).max()
+            && length > PATH
+        {
+            let shown: String = name.chars().take(40).collect();
+            let reason = format!("has a name or a link of {length} bytes, and {PATH} is the most");
+            return Err(Error::Entry { name: format!("{shown}…"), reason });
+        }
+        self.count().map_err(refuse_with(&refuse))?;
         let Some((parent, leaf)) = self.place(&path).map_err(refuse_with(&refuse))? else {
             // The root itself. Its attributes are the runtime's: a root that cannot be entered helps nobody.
             return Ok(());
@@ -111,7 +137,7 @@ impl Target<'_> {
             EntryType::Directory => return self.dir(&path, attributes).map_err(refuse_with(&refuse)),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 self.clear(&path)?;
-                self.file(&host, attributes, &mut entry)
+                self.file(&host, attributes, entry)
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default();
@@ -139,6 +165,15 @@ impl Target<'_> {
             }
             _ => StoreError::io("unpack", host)(e).into(),
         })
+    }
+
+    /// One thing more in the layer.
+    fn count(&mut self) -> std::result::Result<(), Trouble> {
+        self.made += 1;
+        match self.made > self.limits.entries {
+            true => Err(Trouble::Refused(format!("is too much: {}", self.limits.too_many_entries()))),
+            false => Ok(()),
+        }
     }
 
     /// Where an entry goes: the directory, made if missing, relative to the root and without links, and the name in
@@ -207,19 +242,32 @@ impl Target<'_> {
         let there = host.symlink_metadata().ok();
         if !there.as_ref().is_some_and(Metadata::is_dir) {
             self.clear(path)?;
+            self.count()?;
             make_dir(&host)?;
             if there.is_some_and(|meta| entry::is_whiteout(&meta)) {
                 make_opaque(&host)?;
             }
         }
-        self.dirs.insert(path.to_owned(), attributes);
-        Ok(())
+        if self.dirs.insert(path.to_owned(), attributes).is_none() {
+            self.names = self.names.saturating_add(path.as_os_str().len());
+        }
+        match self.names > DIRECTORY_NAMES {
+            true => {
+                Err(Trouble::Refused(format!("is too much: the directories' names take over {DIRECTORY_NAMES} bytes")))
+            }
+            false => Ok(()),
+        }
     }
 
-    fn file(&self, host: &Path, attributes: Attributes, content: &mut impl Read) -> std::io::Result<()> {
+    fn file(&mut self, host: &Path, attributes: Attributes, content: &mut impl Read) -> std::io::Result<()> {
         // The name was cleared, and this would not follow a link.
         let mut file = File::create_new(host)?;
-        std::io::copy(content, &mut file)?;
+        let left = self.limits.bytes.saturating_sub(self.written);
+        let written = std::io::copy(&mut content.take(left.saturating_add(1)), &mut file)?;
+        if written > left {
+            return Err(std::io::Error::new(ErrorKind::InvalidData, self.limits.too_many_bytes()));
+        }
+        self.written = self.written.saturating_add(written);
         if self.as_root {
             unless_unmapped(std::os::unix::fs::fchown(&file, Some(attributes.owner.0), Some(attributes.owner.1)))?;
         }
@@ -277,7 +325,18 @@ impl Target<'_> {
         let host = self.root.join(path);
         match host.symlink_metadata() {
             Ok(meta) if meta.is_dir() => {
-                self.dirs.retain(|dir, _| !dir.starts_with(path));
+                // Paths are ordered by their components, so what is below one stands behind it.
+                let below: Vec<PathBuf> = self
+                    .dirs
+                    .range(path.to_owned()..)
+                    .map(|(dir, _)| dir)
+                    .take_while(|d| d.starts_with(path))
+                    .cloned()
+                    .collect();
+                for dir in below {
+                    self.names = self.names.saturating_sub(dir.as_os_str().len());
+                    self.dirs.remove(&dir);
+                }
                 std::fs::remove_dir_all(&host).map_err(StoreError::io("replace", host))
             }
             Ok(_) => std::fs::remove_file(&host).map_err(StoreError::io("replace", host)),
@@ -345,7 +404,7 @@ fn make_opaque(host: &Path) -> std::result::Result<(), StoreError> {
 
 /// The target of a link in `dir`, meaning the same place when looked up beneath the image's root and not from the
 /// host's: an absolute one becomes relative, and one that climbs past the root stops there.
-fn within_root(dir: &Path, target: &Path) -> PathBuf {
+pub(in crate::image) fn within_root(dir: &Path, target: &Path) -> PathBuf {
     let depth = dir.components().count();
     let mut inner = target.components().peekable();
     let mut climbs = if target.is_absolute() { depth } else { 0 };

@@ -1,7 +1,10 @@
 //! Layers: archives in the content store → directories under `layers/`, each made apart and moved in place whole.
 
 mod archive;
+pub(crate) mod limits;
 mod zstd;
+
+pub(super) use archive::within_root;
 
 use super::formats::{self, Packing};
 use super::{ImageError, Layer, Result, blobs};
@@ -50,19 +53,12 @@ fn unpack_missing(store: &Store, layers: &[Layer], dirs: &[PathBuf], missing: &[
 
 /// Unpacks one layer's blob into a new directory. `below` are the directories of the layers under it, topmost first.
 pub(super) fn unpack(layer: &Layer, blob: &Path, below: &[PathBuf], into: &Path) -> Result<()> {
-    let file = BufReader::with_capacity(1 << 16, File::open(blob).map_err(StoreError::io("read", blob))?);
-    let archive: Box<dyn Read> = match formats::packing(&layer.media_type) {
-        Some(Packing::Tar) => Box::new(file),
-        Some(Packing::Gzip) => Box::new(MultiGzDecoder::new(file)),
-        Some(Packing::Zstd) => Box::new(zstd::Decoder::new(file)),
-        Some(Packing::File) => return unpack_file(layer, file, into),
-        None => {
-            let (digest, media_type) = (layer.digest.clone(), layer.media_type.clone());
-            return Err(ImageError::LayerType { digest, media_type, accepted: formats::ACCEPTED });
-        }
-    };
+    if matches!(formats::packing(&layer.media_type), Some(Packing::File)) {
+        return unpack_file(layer, blob, into);
+    }
+    let archive = open_archive(layer, blob)?;
     let refused = |reason: String| ImageError::BadLayer { digest: layer.digest.clone(), reason };
-    let diff_id = archive::unpack(archive, below, into).map_err(|e| match e {
+    let diff_id = archive::unpack(archive, below, into, limits::Limits::of_environment()?).map_err(|e| match e {
         archive::Error::Store(e) => ImageError::Store(e),
         other => refused(other.to_string()),
     })?;
@@ -74,19 +70,51 @@ pub(super) fn unpack(layer: &Layer, blob: &Path, below: &[PathBuf], into: &Path)
     Ok(())
 }
 
-/// Makes a directory with a layer's one file in it. The blob is the file, so there is no other digest to check.
-fn unpack_file(layer: &Layer, mut blob: impl Read, into: &Path) -> Result<()> {
-    let refused = |reason: &str| ImageError::BadLayer { digest: layer.digest.clone(), reason: reason.to_owned() };
-    let inside = layer.file.as_deref().unwrap_or_default().trim_start_matches('/');
-    let inside = Path::new(inside);
+/// A layer's archive, uncompressed.
+pub(super) fn open_archive(layer: &Layer, blob: &Path) -> Result<Box<dyn Read>> {
+    let file = BufReader::with_capacity(1 << 16, File::open(blob).map_err(StoreError::io("read", blob))?);
+    Ok(match formats::packing(&layer.media_type) {
+        Some(Packing::Tar) => Box::new(file),
+        Some(Packing::Gzip) => Box::new(MultiGzDecoder::new(file)),
+        Some(Packing::Zstd) => Box::new(zstd::Decoder::new(file)),
+        Some(Packing::File) => Box::new(as_archive(layer, file)?),
+        None => {
+            let (digest, media_type) = (layer.digest.clone(), layer.media_type.clone());
+            return Err(ImageError::LayerType { digest, media_type, accepted: formats::ACCEPTED });
+        }
+    })
+}
+
+/// A layer that is one file, as the archive that would make its directory.
+fn as_archive(layer: &Layer, blob: impl Read + 'static) -> Result<impl Read + 'static> {
+    let inside = inside(layer)?;
+    let mut header = tar::Header::new_ustar();
+    header.set_path(&inside).map_err(StoreError::io("describe", inside))?;
+    header.set_mode(0o755);
+    header.set_size(layer.size);
+    header.set_cksum();
+    let padding = layer.size.next_multiple_of(512) - layer.size;
+    let end = std::io::repeat(0).take(padding + 1024);
+    Ok(std::io::Cursor::new(header.as_bytes().to_vec()).chain(blob).chain(end))
+}
+
+/// Where the file of a layer that is one file belongs.
+fn inside(layer: &Layer) -> Result<PathBuf> {
+    let inside = Path::new(layer.file.as_deref().unwrap_or_default().trim_start_matches('/'));
     if inside.file_name().is_none() || !inside.components().all(|c| matches!(c, Component::Normal(_))) {
-        return Err(refused("it is one file, and nothing says where it belongs"));
+        let reason = "it is one file, and nothing says where it belongs".to_owned();
+        return Err(ImageError::BadLayer { digest: layer.digest.clone(), reason });
     }
-    let path = into.join(inside);
-    let mut make = || -> std::io::Result<()> {
+    Ok(inside.to_owned())
+}
+
+/// Makes a directory with a layer's one file in it. The blob is the file, so there is no other digest to check.
+fn unpack_file(layer: &Layer, blob: &Path, into: &Path) -> Result<()> {
+    let path = into.join(inside(layer)?);
+    let make = || -> std::io::Result<()> {
         std::fs::create_dir_all(path.parent().unwrap_or(into))?;
         let mut file = File::options().write(true).create_new(true).mode(0o755).open(&path)?;
-        std::io::copy(&mut blob, &mut file).map(drop)
+        std::io::copy(&mut File::open(blob)?, &mut file).map(drop)
     };
     make().map_err(|e| StoreError::io("unpack", &path)(e).into())
 }
@@ -127,6 +155,12 @@ pub(super) fn put_in_place(store: &Store, chain_id: &str, made: &Path) -> Result
         Err(e) if !quicker(&e) => Err(StoreError::io("create", place)(e).into()),
         _ => Ok(()),
     }
+}
+
+/// Unpacks whatever it is, within small limits.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn unpack_for_fuzzing(archive: &[u8], into: &Path) {
+    let _ = archive::unpack(archive, &[], into, limits::Limits { bytes: 1 << 20, entries: 1000 });
 }
 
 #[cfg(test)]

@@ -247,3 +247,179 @@ fn closed_directories_stop_neither_filling_nor_removing() {
     crate::store::files::remove_tree(&dir).unwrap();
     assert!(!dir.exists());
 }
+
+/// Unpacks with limits of the test's own.
+fn unpack_within(dir: &Path, archive: &[u8], limits: limits::Limits) -> Option<String> {
+    archive::unpack(archive, &[], dir, limits).err().map(|e| e.to_string())
+}
+
+#[test]
+fn what_is_too_much_is_refused() {
+    let dir = temp_dir();
+    let usual = limits::Limits::default();
+    let mut n = 0;
+    let mut refused = |archive: &[u8], limits, words: &str| {
+        n += 1;
+        let error = unpack_within(&dir.join(n.to_string()), archive, limits).unwrap_or_default();
+        assert!(error.contains(words), "{words:?} in {error:?}");
+    };
+    let small = archive(&[("a", F, 0o644, "x"), ("b", F, 0o644, "x"), ("c/d/e", F, 0o644, "x")]);
+    refused(&small, limits::Limits { bytes: 2000, ..usual }, "more than 2000 bytes; SAMPAN_MAX_UNPACKED");
+    refused(&small, limits::Limits { entries: 4, ..usual }, "more than 4 entries; SAMPAN_MAX_ENTRIES");
+    // A few kilobytes that unpack to gigabytes.
+    let bomb = std::io::repeat(0).take(1 << 20);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut header = Header::new_gnu();
+    header.set_size(1 << 20);
+    header.set_entry_type(F);
+    header.set_path("bomb").unwrap();
+    header.set_cksum();
+    std::io::Write::write_all(&mut packed, header.as_bytes()).unwrap();
+    std::io::copy(&mut { bomb }, &mut packed).unwrap();
+    let packed = packed.finish().unwrap();
+    assert!(packed.len() < 2000);
+    let into = dir.join("bomb");
+    let plain = MultiGzDecoder::new(packed.as_slice());
+    let error = archive::unpack(plain, &[], &into, limits::Limits { bytes: 100_000, ..usual }).unwrap_err();
+    assert!(error.to_string().contains("100000 bytes"), "{error}");
+    assert!(into.join("bomb").metadata().unwrap().len() <= 100_000);
+
+    // A name that is no name: the reader would hold all of it in memory.
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNULongName);
+    header.set_size(4 << 20);
+    header.set_cksum();
+    builder.append(&header, std::io::repeat(b'n').take(4 << 20)).unwrap();
+    refused(&builder.into_inner().unwrap(), usual, "headers of one entry");
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_size(0);
+    builder.append_data(&mut header, "d/".repeat(3000) + "f", std::io::empty()).unwrap();
+    refused(&builder.into_inner().unwrap(), usual, "4096 is the most");
+    crate::store::files::remove_tree(&dir).unwrap();
+}
+
+#[test]
+fn a_sparse_file_counts_as_long_as_it_is() {
+    let dir = temp_dir();
+    // One block of data at the end of a gigabyte of nothing (GNU tar's old form).
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_path("sparse").unwrap();
+    header.set_size(512);
+    header.set_mode(0o644);
+    let octal = |field: &mut [u8], n: u64| {
+        let text = format!("{n:0width$o}\0", width = field.len() - 1);
+        field.copy_from_slice(text.as_bytes());
+    };
+    let gnu = header.as_gnu_mut().unwrap();
+    octal(&mut gnu.sparse[0].offset, (1 << 30) - 512);
+    octal(&mut gnu.sparse[0].numbytes, 512);
+    octal(&mut gnu.realsize, 1 << 30);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend([7; 512]);
+    bytes.extend([0; 1024]);
+    let limits = limits::Limits { bytes: 1 << 20, ..limits::Limits::default() };
+    let error = unpack_within(&dir.join("l"), &bytes, limits).unwrap_or_default();
+    assert!(error.contains("more than 1048576 bytes"), "{error}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+mod properties {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Names that lead into each other: few of them, so that links, files and directories meet.
+    fn name() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            4 => "[ab]",
+            2 => Just("..".to_owned()),
+            1 => Just(".".to_owned()),
+            1 => "\\.wh\\.[ab]",
+            1 => Just(".wh..wh..opq".to_owned()),
+            1 => Just("victim".to_owned()),
+        ];
+        (any::<bool>(), vec(part, 1..5)).prop_map(|(absolute, parts)| {
+            let path = parts.join("/");
+            if absolute { format!("/{path}") } else { path }
+        })
+    }
+
+    fn kind() -> impl Strategy<Value = EntryType> {
+        let all = [F, D, S, H, EntryType::Char, EntryType::Block, EntryType::Fifo, EntryType::XGlobalHeader];
+        prop::sample::select(all.to_vec())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever an archive says, nothing outside of its directory is touched, and what is unpacked has no link
+        /// that climbs out.
+        #[test]
+        fn nothing_gets_out(entries in vec((name(), kind(), any::<u16>(), name()), 0..12)) {
+            let dir = temp_dir();
+            std::fs::write(dir.join("victim"), "safe").unwrap();
+            let before = dir.metadata().unwrap().mode();
+            let entries: Vec<Entry<'_>> = entries
+                .iter()
+                .map(|(name, kind, mode, content)| (name.as_str(), *kind, u32::from(*mode), content.as_str()))
+                .collect();
+            let bytes = archive(&entries);
+            let lower = unpack_over(&dir, "lower", &[], &bytes);
+            if let Ok(lower) = &lower {
+                // The same again on top of itself: links below are followed, too.
+                let _ = unpack_over(&dir, "upper", std::slice::from_ref(lower), &bytes);
+            }
+            prop_assert_eq!(read(dir.join("victim")), "safe");
+            prop_assert_eq!(dir.join("victim").metadata().unwrap().nlink(), 1);
+            prop_assert_eq!(dir.metadata().unwrap().mode(), before);
+            let mut names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.retain(|name| !["blob", "victim", "lower", "upper"].iter().any(|known| name == known));
+            prop_assert!(names.is_empty(), "{:?}", names);
+            for layer in ["lower", "upper"] {
+                check_links(&dir.join(layer), 0);
+            }
+            crate::store::files::remove_tree(&dir).unwrap();
+        }
+
+        /// Bytes that are no archive at all are refused or taken, and break nothing.
+        #[test]
+        fn noise_breaks_nothing(mut bytes in vec(any::<u8>(), 0..2048), fix in any::<bool>()) {
+            if fix && bytes.len() >= 512 {
+                // Past the checksum, where it gets interesting.
+                let mut header = Header::new_old();
+                header.as_mut_bytes().copy_from_slice(&bytes[..512]);
+                header.set_cksum();
+                bytes[..512].copy_from_slice(header.as_bytes());
+            }
+            let dir = temp_dir();
+            let limits = limits::Limits { bytes: 1 << 20, entries: 1000 };
+            let _ = unpack_within(&dir.join("l"), &bytes, limits);
+            prop_assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+            crate::store::files::remove_tree(&dir).unwrap();
+        }
+    }
+
+    /// No link says more `..` than there are directories above it.
+    fn check_links(dir: &Path, depth: usize) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let kind = entry.file_type().unwrap();
+            if kind.is_symlink() {
+                let target = std::fs::read_link(entry.path()).unwrap();
+                let leading = target.components().take_while(|c| *c == std::path::Component::ParentDir).count();
+                assert!(
+                    !target.is_absolute() && leading <= depth,
+                    "{} -> {}",
+                    entry.path().display(),
+                    target.display()
+                );
+            } else if kind.is_dir() {
+                let _ = std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(0o700));
+                check_links(&entry.path(), depth + 1);
+            }
+        }
+    }
+}

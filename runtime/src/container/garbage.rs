@@ -1,0 +1,32 @@
+//! Compiled code that no container and no image needs.
+
+use super::{Container, Result, find, program};
+use crate::grants::Grants;
+use crate::guest::garbage::{self, CodeUse};
+use crate::store::{Store, files};
+use std::path::PathBuf;
+
+/// What compiled code takes, and how much of it is needed.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn code_usage(store: &Store) -> Result<CodeUse> {
+    Ok(garbage::usage(store, &programs(store)?)?)
+}
+
+/// Removes compiled code that nobody needs, and says what there was.
+///
+/// # Errors
+/// When the store cannot be read or written.
+pub fn sweep_code(store: &Store) -> Result<CodeUse> {
+    Ok(garbage::sweep(store, &programs(store)?)?)
+}
+
+/// The files that containers run.
+fn programs(store: &Store) -> Result<Vec<PathBuf>> {
+    let program = |container: &Container| {
+        let spec = files::read_json(&container.dir.join("config.json")).ok()?;
+        program::locate_program(&container.dir, &Grants::from_spec(&spec).ok()?).ok()
+    };
+    Ok(find::list(store)?.iter().filter_map(program).collect())
+}
