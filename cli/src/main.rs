@@ -22,9 +22,18 @@ use std::process::ExitCode;
 /// describing them all would take longer than starting a container.
 struct Entry {
     name: &'static str,
+    /// Another word for it, if there is one.
+    alias: Option<&'static str>,
     about: &'static str,
     args: fn(Command) -> Command,
-    run: fn(&Context, &ArgMatches) -> Result<ExitCode>,
+    does: Does,
+}
+
+enum Does {
+    /// Something.
+    This(fn(&Context, &ArgMatches) -> Result<ExitCode>),
+    /// Nothing itself: it is a group of commands.
+    Group(&'static [Entry]),
 }
 
 /// An error that a child of ours has told the user about.
@@ -47,27 +56,49 @@ impl Context {
 
 /// A command from the type that has its arguments.
 macro_rules! entry {
-    ($name:literal, $about:literal, $module:ident :: $args:ident) => {
+    (@alias) => { None };
+    (@alias $alias:literal) => { Some($alias) };
+    ($name:literal, $about:literal, $module:ident :: $args:ident $(, $alias:literal)?) => {
         Entry {
             name: $name,
+            alias: entry!(@alias $($alias)?),
             about: $about,
             args: <commands::$module::$args as Args>::augment_args,
-            run: |context, matches| {
+            does: Does::This(|context, matches| {
                 use clap::FromArgMatches;
                 commands::$module::$args::from_arg_matches(matches)?.run(context)
-            },
+            }),
+        }
+    };
+}
+
+/// A command that is a group of commands.
+macro_rules! group {
+    ($name:literal, $about:literal, $group:ident) => {
+        Entry {
+            name: $name,
+            alias: None,
+            about: $about,
+            args: |command| with_entries(command, $group),
+            does: Does::Group($group),
         }
     };
 }
 
 const COMMANDS: &[Entry] = &[
     entry!("build", "Build an image from a Dockerfile", build::BuildArgs),
+    entry!("commit", "Make an image of a container", commit::CommitArgs),
     entry!("completion", "Print a shell's completion script", completion::CompletionArgs),
+    group!("container", "Manage containers", CONTAINER),
     entry!("create", "Create a container without starting it", run::CreateArgs),
+    entry!("export", "Write a container's files into a tar archive", commit::ExportArgs),
+    entry!("history", "Show how an image was made, the last step first", history::HistoryArgs),
+    group!("image", "Manage images", IMAGE),
     entry!("images", "List images", images::ImagesArgs),
     entry!("info", "Show what this machine can do for sandboxes", system::InfoArgs),
     entry!("inspect", "Show everything known of containers, images or volumes", inspect::InspectArgs),
     entry!("kill", "Kill running containers", lifecycle::KillArgs),
+    entry!("load", "Load images from an archive", exchange::LoadArgs),
     entry!("login", "Log in to a registry", login::LoginArgs),
     entry!("logout", "Log out from a registry", login::LogoutArgs),
     entry!("logs", "Show a container's output", logs::LogsArgs),
@@ -78,12 +109,51 @@ const COMMANDS: &[Entry] = &[
     entry!("rm", "Remove containers", lifecycle::RmArgs),
     entry!("rmi", "Remove images", images::RmiArgs),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
+    entry!("save", "Write images into an archive that other tools can load", exchange::SaveArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
+    group!("system", "Look after the store", SYSTEM),
     entry!("tag", "Give an image another name", push::TagArgs),
     entry!("version", "Show the version", system::VersionArgs),
     entry!("volume", "Manage volumes", volume::VolumeArgs),
     entry!("wait", "Wait for containers to end, then print their exit codes", lifecycle::WaitArgs),
+];
+
+const CONTAINER: &[Entry] = &[
+    entry!("commit", "Make an image of a container", commit::CommitArgs),
+    entry!("create", "Create a container without starting it", run::CreateArgs),
+    entry!("export", "Write a container's files into a tar archive", commit::ExportArgs),
+    entry!("inspect", "Show everything known of containers", inspect::ContainerInspectArgs),
+    entry!("kill", "Kill running containers", lifecycle::KillArgs),
+    entry!("logs", "Show a container's output", logs::LogsArgs),
+    entry!("ls", "List containers", ps::PsArgs, "list"),
+    entry!("port", "List a container's ports", port::PortArgs),
+    entry!("prune", "Remove all stopped containers", prune::ContainerPruneArgs),
+    entry!("rm", "Remove containers", lifecycle::RmArgs, "remove"),
+    entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
+    entry!("start", "Start stopped containers", run::StartArgs),
+    entry!("stop", "Stop running containers", lifecycle::StopArgs),
+    entry!("wait", "Wait for containers to end, then print their exit codes", lifecycle::WaitArgs),
+];
+
+const IMAGE: &[Entry] = &[
+    entry!("build", "Build an image from a Dockerfile", build::BuildArgs),
+    entry!("history", "Show how an image was made, the last step first", history::HistoryArgs),
+    entry!("inspect", "Show everything known of images, and what they can ask for", image::ImageInspectArgs),
+    entry!("load", "Load images from an archive", exchange::LoadArgs),
+    entry!("ls", "List images", images::ImagesArgs, "list"),
+    entry!("prune", "Remove images that nobody needs", prune::ImagePruneArgs),
+    entry!("pull", "Get an image from a registry", pull::PullArgs),
+    entry!("push", "Put an image into a registry", push::PushArgs),
+    entry!("rm", "Remove images", images::RmiArgs, "remove"),
+    entry!("save", "Write images into an archive that other tools can load", exchange::SaveArgs),
+    entry!("tag", "Give an image another name", push::TagArgs),
+];
+
+const SYSTEM: &[Entry] = &[
+    entry!("df", "Show what takes space", df::DfArgs),
+    entry!("info", "Show what this machine can do for sandboxes", system::InfoArgs),
+    entry!("prune", "Remove stopped containers and what nobody needs then", prune::SystemPruneArgs),
 ];
 
 /// The whole command line. Subcommands describe themselves when clap comes to them.
@@ -95,13 +165,33 @@ pub fn command_line() -> Command {
         .env("SAMPAN_ROOT")
         .global(true)
         .help("Where images and containers lie");
-    Command::new("sampan")
+    let command = Command::new("sampan")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Containers that are WebAssembly programs")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .arg(root)
-        .subcommands(COMMANDS.iter().map(|entry| Command::new(entry.name).about(entry.about).defer(entry.args)))
+        .arg(root);
+    with_entries(command, COMMANDS)
+}
+
+/// A command with these as its subcommands, one of which has to be given.
+fn with_entries(command: Command, entries: &'static [Entry]) -> Command {
+    let describe = |entry: &Entry| {
+        let command = Command::new(entry.name).about(entry.about).defer(entry.args);
+        match entry.alias {
+            Some(alias) => command.visible_alias(alias),
+            None => command,
+        }
+    };
+    command.subcommand_required(true).arg_required_else_help(true).subcommands(entries.iter().map(describe))
+}
+
+/// The command that was given, and what was given to it.
+fn chosen<'m>(entries: &'static [Entry], matches: &'m ArgMatches) -> Option<(&'static Entry, &'m ArgMatches)> {
+    let (name, matches) = matches.subcommand()?;
+    let entry = entries.iter().find(|entry| entry.name == name)?;
+    match entry.does {
+        Does::This(_) => Some((entry, matches)),
+        Does::Group(group) => chosen(group, matches),
+    }
 }
 
 fn main() -> ExitCode {
@@ -118,9 +208,9 @@ fn main() -> ExitCode {
         }
     };
     let context = Context { root: matches.get_one::<PathBuf>("root").cloned() };
-    let chosen = matches.subcommand().and_then(|(name, sub)| Some((COMMANDS.iter().find(|e| e.name == name)?, sub)));
-    let Some((entry, sub)) = chosen else { return ExitCode::from(125) };
-    (entry.run)(&context, sub).unwrap_or_else(|error| {
+    let Some((entry, sub)) = chosen(COMMANDS, &matches) else { return ExitCode::from(125) };
+    let Does::This(run) = entry.does else { return ExitCode::from(125) };
+    run(&context, sub).unwrap_or_else(|error| {
         if !error.is::<AlreadyTold>() {
             eprintln!("sampan: {}", commands::words(&error));
         }

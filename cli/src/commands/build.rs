@@ -6,10 +6,10 @@ use crate::format::humanize::{SIZE_DIGITS, human_size, short_id};
 use crate::settings::parse_labels;
 use anyhow::{Result, bail};
 use clap::Args;
-use sampan_runtime::container::locate_in_image;
-use sampan_runtime::guest::code;
-use sampan_runtime::image::build::{BuildOptions, Progress, build, source_date};
-use sampan_runtime::image::{Image, Images, Reference};
+use sampan_runtime::container::{locate_in_layers, program_of};
+use sampan_runtime::guest::code::{self, CodeError};
+use sampan_runtime::image::build::{BuildOptions, Progress, build_with, source_date};
+use sampan_runtime::image::{Image, ImageConfiguration, Reference};
 use sampan_runtime::store::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,26 +40,17 @@ impl BuildArgs {
         let begun = Instant::now();
         let store = context.store()?;
         let tags = self.tag.iter().map(|tag| tag.parse::<Reference>()).collect::<Result<Vec<_>, _>>()?;
-        let images = Images::new(&store);
-        let known: Vec<String> = images.list()?.into_iter().map(|image| image.id).collect();
-        // It gets its names when its program has compiled: a build that fails takes no name from another image.
         let options = BuildOptions {
             context: self.context,
             dockerfile: self.file,
-            tags: vec![],
+            tags: tags.clone(),
             labels: parse_labels(&self.label).into_iter().collect(),
             source_date: std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| source_date(&text)),
         };
-        let image = build(&store, &options, &mut Steps { store: &store, quiet: self.quiet })?;
-        if let Err(error) = compile(&store, &image, self.quiet) {
-            if !known.contains(&image.id) {
-                let _ = images.remove(&image.id, false, &|_| None);
-            }
-            return Err(error);
-        }
-        for tag in &tags {
-            images.tag(&image, tag)?;
-        }
+        // Its program is compiled before the image is there: a build that fails takes no name from another image.
+        let image = build_with(&store, &options, &mut Steps { store: &store, quiet: self.quiet }, |config, layers| {
+            compile(&store, config, layers, self.quiet)
+        })?;
         if self.quiet {
             println!("{}", image.id);
             return Ok(ExitCode::SUCCESS);
@@ -90,14 +81,9 @@ impl Progress for Steps<'_> {
 }
 
 /// Compiles the image's program now, so that no start has to, and says what it can ask for.
-fn compile(store: &Store, image: &Image, quiet: bool) -> Result<()> {
-    let Some(program) = locate_in_image(store, image)? else {
-        if let Some(named) = image
-            .config
-            .config()
-            .as_ref()
-            .and_then(|c| c.entrypoint().iter().chain(c.cmd().iter()).flatten().next().cloned())
-        {
+fn compile(store: &Store, config: &ImageConfiguration, layers: &[PathBuf], quiet: bool) -> Result<()> {
+    let Some(program) = locate_in_layers(config, layers)? else {
+        if let Some(named) = program_of(config) {
             bail!(
                 "the image would run {named:?}, and there is no such file in it: COPY it, or correct ENTRYPOINT or CMD"
             );
@@ -106,7 +92,13 @@ fn compile(store: &Store, image: &Image, quiet: bool) -> Result<()> {
         return Ok(());
     };
     let begun = Instant::now();
-    let code = code::prepare(store, &program)?;
+    // The file lies where nobody will find it again; its user knows it by the Dockerfile's word.
+    let code = code::prepare(store, &program).map_err(|error| match error {
+        CodeError::Compile { source, .. } => {
+            CodeError::Compile { path: program_of(config).unwrap_or_default().into(), source }
+        }
+        other => other,
+    })?;
     if !quiet {
         let kind = code.description.kind;
         println!("Compiled {} ({kind}) in {:.1?}", program.file_name().unwrap_or_default().display(), begun.elapsed());

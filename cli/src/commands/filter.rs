@@ -48,6 +48,14 @@ impl Filters {
         })
     }
 
+    /// Whether no filter on labels that must not be there fits.
+    pub fn lacks_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        !self.values("label!").any(|unwanted| match unwanted.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|v| v == value),
+            None => labels.contains_key(unwanted),
+        })
+    }
+
     /// The truth that a key was given, if it was.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         let mut truth = None;

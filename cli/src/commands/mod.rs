@@ -1,8 +1,13 @@
 //! A file a command, or a few that belong together.
 
 pub mod build;
+pub mod commit;
 pub mod completion;
+pub mod df;
+pub mod exchange;
 pub mod filter;
+pub mod history;
+pub mod image;
 pub mod images;
 pub mod inspect;
 pub mod lifecycle;
@@ -10,6 +15,7 @@ pub mod login;
 pub mod logs;
 pub mod port;
 pub mod progress;
+pub mod prune;
 pub mod ps;
 pub mod pull;
 pub mod push;

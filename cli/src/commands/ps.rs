@@ -17,7 +17,6 @@ use sampan_runtime::store::{Store, files};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -317,24 +316,7 @@ fn mounts(record: &Record, whole: bool) -> String {
 
 /// What a container has written, in bytes: the size of its own layer's files.
 pub fn written(dir: &Path) -> u64 {
-    files_in(&rootfs::upper(dir))
-}
-
-/// The size of the files in a directory and below, each counted once.
-pub fn files_in(dir: &Path) -> u64 {
-    let (mut sum, mut linked) = (0u64, HashSet::new());
-    let mut ahead = vec![dir.to_owned()];
-    while let Some(dir) = ahead.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_dir() {
-                ahead.push(entry.path());
-            } else if meta.nlink() == 1 || linked.insert((meta.dev(), meta.ino())) {
-                sum = sum.saturating_add(meta.len());
-            }
-        }
-    }
-    sum
+    files::tree_size(&rootfs::upper(dir))
 }
 
 fn size_text(written: u64, image: u64) -> String {

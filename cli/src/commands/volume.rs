@@ -2,16 +2,16 @@
 
 use crate::Context;
 use crate::commands::filter::{self, Filters, fits_name};
-use crate::commands::{for_each, inspect, ps};
+use crate::commands::prune::agreed;
+use crate::commands::{for_each, inspect};
 use crate::format::{Column, Listing, humanize};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use sampan_runtime::container::volumes::{self, Volume};
 use sampan_runtime::container::{self, ContainerError};
-use sampan_runtime::store::Store;
+use sampan_runtime::store::{Store, files};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::io::{BufRead, Write};
 use std::process::ExitCode;
 
 /// Manage volumes
@@ -186,26 +186,12 @@ fn used(store: &Store) -> Result<HashSet<String>> {
 impl PruneArgs {
     fn run(self, store: &Store) -> Result<ExitCode> {
         let filters = Filters::parse(&self.filter, &["label"])?;
-        if !self.force && !agreed(if self.all { "all" } else { "anonymous" })? {
+        let which = if self.all { "all" } else { "anonymous" };
+        let what = format!("This will remove {which} local volumes not used by at least one container.");
+        if !self.force && !agreed(&what)? {
             return Ok(ExitCode::SUCCESS);
         }
-        let used = used(store)?;
-        let (mut names, mut freed) = (Vec::new(), 0u64);
-        for volume in volumes::list(store)? {
-            let goes = (self.all || volume.anonymous) && !used.contains(&volume.name) && filters.labels(&volume.labels);
-            if goes {
-                let size = ps::files_in(&volume.data(store));
-                match volumes::remove(store, &volume.name) {
-                    Ok(()) => {
-                        freed = freed.saturating_add(size);
-                        names.push(volume.name);
-                    }
-                    // Somebody has removed it or begun to use it since.
-                    Err(ContainerError::NoVolume(_) | ContainerError::VolumeInUse { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
+        let (names, freed) = prune(store, |volume| (self.all || volume.anonymous) && filters.labels(&volume.labels))?;
         let deleted = match names.as_slice() {
             [] => String::new(),
             names => format!("Deleted Volumes:\n{}\n\n", names.join("\n")),
@@ -214,15 +200,23 @@ impl PruneArgs {
     }
 }
 
-/// Asks whether to go on.
-fn agreed(which: &str) -> Result<bool> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "WARNING! This will remove {which} local volumes not used by at least one container.")?;
-    write!(out, "Are you sure you want to continue? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+/// Removes volumes that no container uses and that `goes` picks. Gives their names, and how much they held.
+pub fn prune(store: &Store, goes: impl Fn(&Volume) -> bool) -> Result<(Vec<String>, u64)> {
+    let used = used(store)?;
+    let (mut names, mut freed) = (Vec::new(), 0u64);
+    for volume in volumes::list(store)?.into_iter().filter(|volume| !used.contains(&volume.name) && goes(volume)) {
+        let size = files::tree_size(&volume.data(store));
+        match volumes::remove(store, &volume.name) {
+            Ok(()) => {
+                freed = freed.saturating_add(size);
+                names.push(volume.name);
+            }
+            // Somebody has removed it or begun to use it since.
+            Err(ContainerError::NoVolume(_) | ContainerError::VolumeInUse { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((names, freed))
 }
 
 #[cfg(test)]

@@ -31,6 +31,27 @@ pub struct InspectArgs {
     names: Vec<String>,
 }
 
+/// Show everything known of containers
+#[derive(Debug, Args)]
+pub struct ContainerInspectArgs {
+    /// Print as "json", or through a template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Show what they have written
+    #[arg(short, long)]
+    size: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    names: Vec<String>,
+}
+
+impl ContainerInspectArgs {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        let Self { format, size, names } = self;
+        InspectArgs { format, size, kind: Some(Kind::Container), names }.run(context)
+    }
+}
+
 /// A type of things, in the order in which a name is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -74,7 +95,7 @@ impl InspectArgs {
     }
 }
 
-fn look_at_image(store: &Store, name: &str) -> Result<Option<Value>> {
+pub fn look_at_image(store: &Store, name: &str) -> Result<Option<Value>> {
     match Images::new(store).find(name) {
         Ok(found) => Ok(Some(image::describe(store, &found)?)),
         // What can be no image's name is none.
