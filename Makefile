@@ -4,8 +4,9 @@ SHELL := /bin/bash
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 export SAMPAN_BIN := $(CURDIR)/target/$(HOST)/release/sampan
 CARGO_FLAGS := --release --locked
+FUZZ_SECONDS ?= 120
 
-.PHONY: demo build samples guests test test-long bench lint doc setup clean
+.PHONY: demo build samples guests test test-long fuzz bench lint doc setup clean
 
 ## Build everything, then show a sandboxed web service from its Dockerfile to its answer
 demo: build
@@ -31,8 +32,15 @@ test: lint guests build
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --workspace
 
 ## What takes too long for every change: rounds of kill -9, many containers, long runs
-test-long: guests build
+test-long: guests build fuzz
 	cargo test $(CARGO_FLAGS) -p sampan-tests -- --ignored
+
+## Feed the parsers of what others write with whatever comes, for FUZZ_SECONDS each
+fuzz:
+	@if cargo fuzz --version >/dev/null 2>&1 && rustc +nightly --version >/dev/null 2>&1; then \
+	  for target in $$(cargo +nightly fuzz list); do \
+	    echo "== $$target"; cargo +nightly fuzz run --target $(HOST) $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done; \
+	else echo "SKIPPED fuzzing: it needs cargo-fuzz and a nightly toolchain (cargo install cargo-fuzz; rustup toolchain install nightly)"; fi
 
 ## The speed tables, with whichever peers this machine has beside ours
 bench: guests build

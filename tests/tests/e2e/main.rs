@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod build;
 #[cfg(test)]
+mod exchange;
+#[cfg(test)]
 mod fences;
 #[cfg(test)]
 mod files;
@@ -23,6 +25,8 @@ mod logs;
 mod ports;
 #[cfg(test)]
 mod python;
+#[cfg(test)]
+mod prune;
 #[cfg(test)]
 mod refused;
 #[cfg(test)]
