@@ -92,7 +92,12 @@ impl Originals<'_> {
             dirs.insert(0, blobs::layer_dir(self.store, &layer.chain_id)?);
             let blob = blobs::path(self.store, &layer.digest)?;
             let failed = || StoreError::io("read", &blob);
-            let mut archive = tar::Archive::new(open_archive(layer, &blob)?);
+            let mut archive = match open_archive(layer, &blob) {
+                Ok(archive) => tar::Archive::new(archive),
+                // What is no archive has no links.
+                Err(ImageError::LayerType { .. }) => continue,
+                Err(error) => return Err(error),
+            };
             for entry in archive.entries().map_err(failed())? {
                 let entry = entry.map_err(failed())?;
                 if entry.header().entry_type() != EntryType::Symlink {

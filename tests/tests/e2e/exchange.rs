@@ -342,3 +342,21 @@ fn limits_can_be_moved_and_say_so() {
     load().env("SAMPAN_MAX_ENTRIES", "many").fails(1).stderr_has("SAMPAN_MAX_ENTRIES is \"many\"");
     load().env("SAMPAN_MAX_UNPACKED", "1g").ok();
 }
+
+#[test]
+fn an_archive_is_not_written_to_a_terminal() {
+    if lacks(&[Need::Tool("script")]) {
+        return;
+    }
+    let store = Store::shared(&["hello"]);
+    let container = store.container("terminal");
+    store.sampan(format!("create --name {container} hello")).ok();
+    for command in ["sampan save hello".to_owned(), format!("sampan export {container}")] {
+        let seen = store.shell(&format!("script -qec '{command}' /dev/null || true")).ok();
+        seen.stdout_has("cowardly refusing to").stdout_has("use -o FILE").stdout_lacks("oci-layout");
+    }
+    // A pipe that somebody has made is written to, and not replaced.
+    let dir = Dir::new();
+    let script = format!("mkfifo '{dir}/pipe'; sampan save -o '{dir}/pipe' hello & tar -tf '{dir}/pipe'; wait");
+    store.shell(&script).ok().stdout_has("oci-layout\n");
+}

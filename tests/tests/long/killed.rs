@@ -190,3 +190,57 @@ fn sandboxes_are_killed_at_every_moment_of_their_stop() {
     store.sampan("rm box").ok();
     nothing_is_left(&store, &before);
 }
+
+#[test]
+#[ignore = "long: fifty rounds of kill -9"]
+fn load_commit_and_prune_are_killed_at_every_moment() {
+    let (store, before) = prepared();
+    let dir = Dir::new();
+    let noise: Vec<u8> = (0..500_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let context = Dir::context("FROM hello\nCOPY big /big\n").file("big", &noise);
+    store.build_from("made", &context);
+    store.sampan(format!("save -o '{dir}/made.tar' made")).ok();
+    store.sampan("rmi made").ok();
+    let load = || store.sampan(format!("load -q -i '{dir}/made.tar'"));
+    let commit = || store.sampan("commit box committed");
+    let loading = time(|| drop(load().ok()));
+    let running = store.sampan("run -d --name box probe forever").ok().line();
+    std::fs::write(store.root().join("containers").join(running).join("upper/big"), &noise).unwrap();
+    let committing = time(|| drop(commit().ok()));
+    for round in 0..ROUNDS {
+        kill_in(round, loading, load());
+        all_works(&store);
+        load().ok();
+        store.sampan("run --rm made").ok().stdout_is("Hello from Sampan!\n");
+        kill_in(round, committing, commit());
+        all_works(&store);
+        eventually("the container goes on", || {
+            let host = store.sampan("inspect -f {{.State.Pid}} box").ok().line();
+            let stat = std::fs::read_to_string(format!("/proc/{host}/stat")).unwrap();
+            !stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+        });
+        commit().ok();
+        store.sampan("rmi made committed").ok();
+    }
+    store.sampan("rm -f box").ok();
+    let rubbish = |n: u32| {
+        for label in ["first", "second"] {
+            store.build_from("made", &Dir::context(&format!("FROM hello\nLABEL {label}={n}\n")));
+        }
+        store.sampan("create --name over hello").ok();
+    };
+    rubbish(ROUNDS);
+    let prune = || store.sampan("system prune -f");
+    let pruning = time(|| drop(prune().ok()));
+    for round in 0..ROUNDS {
+        rubbish(round);
+        kill_in(round, pruning, prune());
+        all_works(&store);
+        prune().ok();
+        store.sampan("images -q --filter dangling=true").ok().stdout_is("");
+        store.sampan("ps -aq").ok().stdout_is("");
+        store.sampan("run --rm made").ok().stdout_is("Hello from Sampan!\n");
+    }
+    store.sampan("rmi made").ok();
+    nothing_is_left(&store, &before);
+}

@@ -82,7 +82,8 @@ impl Images<'_> {
         let bare = format!("{wanted}:latest").parse::<Reference>().ok().filter(|_| !wanted.contains('@'));
         if let Some(bare) = bare {
             let of_repository = |image: Image| {
-                let names: Vec<_> = image.names.iter().filter(|name| name.same_repository(&bare)).cloned().collect();
+                let is_meant = |name: &&Reference| name.same_repository(&bare) && name.tag().is_some();
+                let names: Vec<_> = image.names.iter().filter(is_meant).cloned().collect();
                 (!names.is_empty()).then_some((image, names))
             };
             let all: Vec<_> = self.list()?.into_iter().filter_map(of_repository).collect();
