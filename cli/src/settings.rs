@@ -44,6 +44,9 @@ pub struct ContainerFlags {
     /// Keep standard input open
     #[arg(short, long)]
     interactive: bool,
+    /// Let the container start programs of its image, as a shell does
+    #[arg(long)]
+    allow_spawn: bool,
     /// Let the container's root not be written
     #[arg(long)]
     read_only: bool,
@@ -121,6 +124,7 @@ impl ContainerFlags {
             network: self.network,
             auto_remove: self.rm,
             open_stdin: self.interactive,
+            allow_spawn: self.allow_spawn,
             stop_timeout: self.stop_timeout,
             module,
         })

@@ -111,7 +111,8 @@ impl Task for TaskService {
         sampan_runtime::rootfs::make_writable_layer(&bundle).map_err(|e| invalid(e.to_string()))?;
         let program = locate_program(&bundle, &grants).map_err(|e| invalid(e.to_string()))?;
         let code = code::prepare(&self.store, &program).map_err(|e| invalid(e.to_string()))?;
-        let entry = Entry { id: request.id, bundle, grants, code, input: None, attach: Attach::Detached };
+        let store = grants.spawn.then(|| self.store.clone());
+        let entry = Entry { id: request.id, bundle, grants, code, store, input: None, attach: Attach::Detached };
         self.keeper.create(entry).map_err(of_sandbox)?;
         Ok(CreateTaskResponse { pid: self.keeper.host_pid(), ..CreateTaskResponse::default() })
     }

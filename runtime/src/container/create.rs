@@ -43,6 +43,8 @@ pub struct Settings {
     pub auto_remove: bool,
     /// Whether its standard input is open.
     pub open_stdin: bool,
+    /// Whether it may start programs of its own tree.
+    pub allow_spawn: bool,
     /// The grace period of `stop`, in seconds; Docker's 10 when `None`.
     pub stop_timeout: Option<u32>,
     /// A Wasm file that is the program, for a container without an image.
@@ -262,6 +264,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         read_only: settings.read_only,
         auto_remove: settings.auto_remove,
         open_stdin: settings.open_stdin,
+        allow_spawn: settings.allow_spawn,
         stop_timeout: settings.stop_timeout.unwrap_or(10),
         id,
     };
@@ -305,6 +308,7 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         published: record.published.clone(),
         exposed: record.exposed.clone(),
         stdin: record.open_stdin,
+        spawn: record.allow_spawn,
     }
 }
 

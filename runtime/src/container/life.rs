@@ -83,7 +83,8 @@ impl Lease {
         let id = self.container.record.id.clone();
         store.run_dir()?;
         let place = run_place(store, &id);
-        let entry = Entry { id, bundle: self.container.dir.clone(), grants, code, input, attach };
+        let programs = grants.spawn.then(|| store.clone());
+        let entry = Entry { id, bundle: self.container.dir.clone(), grants, code, store: programs, input, attach };
         let keeper = sandbox::launch(&place, entry)?;
         Ok(Run { container: self.container, lock: self.lock, unwritten: self.unwritten, place, keeper })
     }

@@ -54,6 +54,9 @@ pub struct Record {
     pub auto_remove: bool,
     /// Whether its standard input is open.
     pub open_stdin: bool,
+    /// Whether it may start programs of its own tree.
+    #[serde(default)]
+    pub allow_spawn: bool,
     /// The grace period of `stop`, in seconds.
     pub stop_timeout: u32,
 }

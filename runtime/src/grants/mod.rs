@@ -121,6 +121,8 @@ pub struct Grants {
     pub exposed: Vec<Port>,
     /// Whether standard input is open.
     pub stdin: bool,
+    /// Whether it may start programs of its own tree.
+    pub spawn: bool,
 }
 
 /// The annotations that carry what the OCI runtime specification has no field for.
@@ -130,6 +132,7 @@ mod annotation {
     pub const PUBLISH: &str = "dev.sampan.publish";
     pub const EXPOSE: &str = "dev.sampan.expose";
     pub const STDIN: &str = "dev.sampan.stdin";
+    pub const SPAWN: &str = "dev.sampan.spawn";
 }
 
 impl Grants {
@@ -156,6 +159,7 @@ impl Grants {
         note(annotation::PUBLISH, join(self.published.iter().map(|p| format!("{}={}", p.host, p.port))));
         note(annotation::EXPOSE, join(self.exposed.iter().map(Port::to_string)));
         note(annotation::STDIN, if self.stdin { "true".into() } else { String::new() });
+        note(annotation::SPAWN, if self.spawn { "true".into() } else { String::new() });
         let process = ProcessBuilder::default()
             .terminal(false)
             .args(self.args.clone())
@@ -217,6 +221,7 @@ impl Grants {
                 .map(|port| port.parse().map_err(unreadable(annotation::EXPOSE)))
                 .collect::<Result<_, GrantError>>()?,
             stdin: note(annotation::STDIN) == Some("true"),
+            spawn: note(annotation::SPAWN) == Some("true"),
         })
     }
 
@@ -288,6 +293,7 @@ mod tests {
             published: Publish::parse("127.0.0.1:8080:8000").unwrap(),
             exposed: vec!["8000/tcp".parse().unwrap(), "53/udp".parse().unwrap()],
             stdin: true,
+            spawn: true,
         }
     }
 
@@ -298,8 +304,14 @@ mod tests {
         let back = Grants::from_spec(&serde_json::from_str(&json).unwrap()).unwrap();
         assert_eq!(back, grants);
         assert_eq!(back.ports().len(), 2);
-        let bare =
-            Grants { root: RootGrant::Layers(vec![]), stdin: false, exposed: vec![], published: vec![], ..grants };
+        let bare = Grants {
+            root: RootGrant::Layers(vec![]),
+            stdin: false,
+            spawn: false,
+            exposed: vec![],
+            published: vec![],
+            ..grants
+        };
         assert_eq!(Grants::from_spec(&bare.to_spec().unwrap()).unwrap(), bare);
     }
 

@@ -114,6 +114,44 @@ pub fn prepare(store: &Store, path: &Path) -> Result<Code, CodeError> {
     Ok(code)
 }
 
+/// A Wasm file may have so many bytes when a guest names it.
+const MOST_WASM: u64 = 1 << 30;
+
+/// The code of a Wasm file that a guest has named and may be writing at this moment, and whether it was compiled now;
+/// `None` when it would have to be and may not.
+///
+/// # Errors
+/// When the file is no guest of ours, or the cache cannot be written.
+pub fn prepare_open(store: &Store, mut wasm: File, may_compile: bool) -> Result<Option<(Code, bool)>, CodeError> {
+    use std::io::Seek;
+    let path = Path::new("the program");
+    let io = |action| StoreError::io(action, path);
+    let meta = wasm.metadata().map_err(io("look at"))?;
+    if !meta.is_file() || meta.len() > MOST_WASM {
+        let words = format!("a file of at most {} MiB was wanted", MOST_WASM >> 20);
+        return Err(CodeError::Compile { path: path.to_owned(), source: CompileError::Refused(words) });
+    }
+    let cache = Cache::open(store);
+    wasm.rewind().map_err(io("read"))?;
+    if let Some(code) = cache.get(&hash(&mut wasm).map_err(io("read"))?) {
+        return Ok(Some((code, false)));
+    }
+    if !may_compile {
+        return Ok(None);
+    }
+    // What is compiled must be what was hashed, so it is a copy that nobody else has.
+    wasm.rewind().map_err(io("read"))?;
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut copy = File::from(rustix::fs::memfd_create("wasm", flags).map_err(|e| io("copy")(e.into()))?);
+    let size = std::io::copy(&mut wasm.take(MOST_WASM), &mut copy).map_err(io("copy"))?;
+    copy.rewind().map_err(io("copy"))?;
+    let digest = hash(&mut copy).map_err(io("read"))?;
+    copy.rewind().map_err(io("copy"))?;
+    let (description, bytes) =
+        compile::compile(copy, size).map_err(|source| CodeError::Compile { path: path.to_owned(), source })?;
+    Ok(Some((cache.put(store, digest, description, &bytes)?, true)))
+}
+
 pub(super) struct Cache {
     pub(super) dir: PathBuf,
 }

@@ -1,5 +1,6 @@
 //! Running a command: one call of its entry, on a thread of its own, until it returns or is stopped.
 
+use super::process::Processes;
 use super::state::Surroundings;
 use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
 use crate::grants::Protocol;
@@ -18,8 +19,10 @@ pub fn run(program: &Program, surroundings: &Arc<Surroundings>, control: &Contro
     // Weak, so that the output pipe closes with the guest and not with its handle.
     let doors = Arc::downgrade(surroundings);
     control.doors(move || doors.upgrade().is_some_and(|surroundings| close_doors(&surroundings)));
+    let loader = surroundings.loader.as_ref().filter(|_| program.spawns());
+    let processes = loader.map(|loader| Processes::new(&program.engine, surroundings, control, Arc::clone(loader)));
     let ending = runtime.block_on(async {
-        let guest = call(program, surroundings, control, started);
+        let guest = call(program, surroundings, control, processes.as_ref(), started);
         let killed = async {
             control.wait(Stop::Gently).await;
             // What can see that it should end gets the time to do so; the rest is interrupted at once.
@@ -27,11 +30,15 @@ pub fn run(program: &Program, surroundings: &Arc<Surroundings>, control: &Contro
                 control.wait(Stop::AtOnce).await;
             }
         };
-        tokio::select! {
+        let ending = tokio::select! {
             biased;
             ending = guest => ending,
             () = killed => interrupted(control),
+        };
+        if let Some(processes) = &processes {
+            processes.end().await;
         }
+        ending
     });
     // A read of standard input may hang on a thread of the runtime for ever.
     runtime.shutdown_background();
@@ -46,10 +53,14 @@ async fn call(
     program: &Program,
     surroundings: &Arc<Surroundings>,
     control: &Control,
+    processes: Option<&Processes>,
     started: impl FnOnce(),
 ) -> Ending {
     let result = match &program.code {
-        Mapped::Module(module) => call_module(program, module, surroundings, control, started).await,
+        Mapped::Module(module) => match processes {
+            Some(processes) => processes.run_first(module, control, started).await,
+            None => call_module(program, module, surroundings, control, started).await,
+        },
         Mapped::Component(component) => call_component(program, component, surroundings, control, started).await,
     };
     match result {
@@ -105,7 +116,7 @@ async fn call_module(
     Ok(0)
 }
 
-async fn call_component(
+pub(super) async fn call_component(
     program: &Program,
     component: &wasmtime::component::Component,
     surroundings: &Arc<Surroundings>,
@@ -130,15 +141,19 @@ async fn call_component(
 }
 
 /// Lets a change of the epoch end a guest that is to be stopped, and no other.
-fn watch_epoch<T: 'static>(store: &mut Store<T>, control: &Control) {
-    let control = control.clone();
+pub(super) fn watch_epoch<T: 'static>(store: &mut Store<T>, control: &Control) {
+    let asked = control.clone();
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(move |_| match control.asked() {
+    store.epoch_deadline_callback(move |_| match asked.asked() {
         Stop::AtOnce => Err(Interrupted.into()),
         // A gentle stop is decided outside the guest, so let the executor look.
         Stop::Gently => Ok(UpdateDeadline::Yield(1)),
         Stop::No => Ok(UpdateDeadline::Continue(1)),
     });
+    if control.asked() != Stop::No {
+        // Asked before the deadline was set, which may have been after the epoch changed for it.
+        store.set_epoch_deadline(0);
+    }
 }
 
 /// Closes what a well-behaved command waits on: standard input and listening sockets. False when there is neither.

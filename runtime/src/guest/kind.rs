@@ -1,5 +1,6 @@
 //! What a Wasm file is, from its imports and exports: what it can be run as, and what it can ask for.
 
+use super::process;
 use serde::{Deserialize, Serialize};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
@@ -52,6 +53,14 @@ pub struct Description {
     pub exports: Vec<String>,
 }
 
+impl Description {
+    /// Whether it can ask for other programs to be started.
+    #[must_use]
+    pub fn spawns(&self) -> bool {
+        self.imports.iter().any(|import| import.starts_with(process::MODULE))
+    }
+}
+
 /// Wasm that is no guest of ours.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KindError {
@@ -60,7 +69,7 @@ pub enum KindError {
     NotWasm(String),
     /// A core module that imports something else than WASI 0.1.
     #[error(
-        "the module imports {import:?}, which is not part of WASI 0.1 (wasi_snapshot_preview1): \
+        "the module imports {import:?}, which is not part of WASI 0.1 (wasi_snapshot_preview1) and no interface of ours: \
          build it for wasm32-wasip1, or as a component"
     )]
     ForeignImport {
@@ -119,6 +128,10 @@ pub fn check_magic(head: &[u8]) -> Result<(), KindError> {
 pub fn of_module(module: &Module) -> Result<Description, KindError> {
     let mut imports: Vec<String> = Vec::new();
     for import in module.imports() {
+        if import.module() == process::MODULE && process::FUNCTIONS.contains(&import.name()) {
+            imports.push(format!("{}.{}", import.module(), import.name()));
+            continue;
+        }
         if import.module() != "wasi_snapshot_preview1" && import.module() != "wasi_unstable" {
             return Err(KindError::ForeignImport { import: format!("{}.{}", import.module(), import.name()) });
         }

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod garbage;
 pub mod kind;
 mod linker;
+pub mod process;
 pub mod service;
 pub mod state;
 pub mod stdio;
@@ -78,13 +79,9 @@ impl Program {
     /// # Errors
     /// As [`Program::map`].
     pub fn copy(file: &File, description: Description) -> wasmtime::Result<Self> {
-        use std::io::{Read, Seek};
         let purpose = if description.kind.is_service() { engine::Purpose::Service } else { engine::Purpose::Command };
         let engine = engine::engine(purpose)?;
-        let mut bytes = Vec::new();
-        let mut reader = file;
-        reader.rewind()?;
-        reader.read_to_end(&mut bytes)?;
+        let bytes = read_whole(file)?;
         let code = if description.kind == Kind::Module {
             // SAFETY: the file comes from the code cache, as in `map`.
             Mapped::Module(unsafe { Module::deserialize(&engine, bytes)? })
@@ -95,11 +92,42 @@ impl Program {
         Ok(Self { engine, code, description })
     }
 
+    /// Maps compiled code that was handed over open, for an engine that runs already.
+    ///
+    /// # Errors
+    /// As [`Program::map`].
+    pub(crate) fn open(engine: &Engine, file: File, description: Description) -> wasmtime::Result<Self> {
+        let engine = engine.clone();
+        let code = if description.kind == Kind::Module {
+            // SAFETY: the file comes from the code cache, as in `map`.
+            Mapped::Module(unsafe { Module::deserialize_open_file(&engine, file)? })
+        } else {
+            // The engine has no such function for components.
+            // SAFETY: as above.
+            Mapped::Component(unsafe { Component::deserialize(&engine, read_whole(&file)?)? })
+        };
+        Ok(Self { engine, code, description })
+    }
+
+    /// Whether it can ask for other programs to be started.
+    #[must_use]
+    pub fn spawns(&self) -> bool {
+        self.description.spawns()
+    }
+
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.description.kind
     }
+}
+
+fn read_whole(mut file: &File) -> std::io::Result<Vec<u8>> {
+    use std::io::{Read, Seek};
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// How far a guest has been asked to end.

@@ -1,5 +1,7 @@
 //! What one instance of a guest is given by the host: its WASI context, and nothing else.
 
+use super::process::Loader;
+use super::process::stream::Stream;
 use super::stdio::{Channel, Input, Pipe};
 use crate::grants::Grants;
 use crate::network::View;
@@ -23,7 +25,14 @@ pub struct Surroundings {
     pub output: Pipe,
     /// Where input comes from; `None` reads as empty.
     pub input: Option<Input>,
+    /// The streams of a program that another has started, instead of these.
+    pub stdio: Option<Stdio>,
+    /// Gets the code of programs that this one starts.
+    pub loader: Option<Arc<dyn Loader>>,
 }
+
+/// Standard input, output and error.
+pub type Stdio = [Stream; 3];
 
 impl Surroundings {
     fn builder(&self) -> wasmtime::Result<WasiCtxBuilder> {
@@ -32,10 +41,6 @@ impl Surroundings {
         for variable in &self.grants.env {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
             wasi.env(name, value);
-        }
-        wasi.stdout(self.output.stream(Channel::Stdout)).stderr(self.output.stream(Channel::Stderr));
-        if let Some(input) = &self.input {
-            wasi.stdin(input.clone());
         }
         for preopen in &self.preopens {
             let rights = if preopen.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
@@ -50,12 +55,33 @@ impl Surroundings {
         Ok(wasi)
     }
 
+    fn with_streams(&self) -> wasmtime::Result<WasiCtxBuilder> {
+        let mut wasi = self.builder()?;
+        if let Some([input, output, error]) = &self.stdio {
+            wasi.stdin(input.clone()).stdout(output.clone()).stderr(error.clone());
+            return Ok(wasi);
+        }
+        wasi.stdout(self.output.stream(Channel::Stdout)).stderr(self.output.stream(Channel::Stderr));
+        if let Some(input) = &self.input {
+            wasi.stdin(input.clone());
+        }
+        Ok(wasi)
+    }
+
     /// The state of a core module's instance.
     ///
     /// # Errors
     /// When a directory cannot be opened.
     pub fn module_state(&self) -> wasmtime::Result<WasiP1Ctx> {
         // A command has its thread to itself, so it may as well wait there for a file.
+        Ok(self.with_streams()?.allow_blocking_current_thread(true).build_p1())
+    }
+
+    /// The same for a module that is a process, whose streams are not the crate's.
+    ///
+    /// # Errors
+    /// When a directory cannot be opened.
+    pub fn process_state(&self) -> wasmtime::Result<WasiP1Ctx> {
         Ok(self.builder()?.allow_blocking_current_thread(true).build_p1())
     }
 
@@ -65,7 +91,7 @@ impl Surroundings {
     /// When a directory cannot be opened.
     pub fn component_state(self: &Arc<Self>, blocking: bool) -> wasmtime::Result<ComponentState> {
         Ok(ComponentState {
-            wasi: self.builder()?.allow_blocking_current_thread(blocking).build(),
+            wasi: self.with_streams()?.allow_blocking_current_thread(blocking).build(),
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
             hooks: Outgoing { surroundings: Arc::clone(self) },

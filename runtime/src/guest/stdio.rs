@@ -103,6 +103,16 @@ pub struct Output {
     channel: Channel,
 }
 
+impl Output {
+    /// Writes, waiting for room.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.pipe.write(self.channel, bytes)
+    }
+}
+
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
         false

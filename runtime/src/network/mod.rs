@@ -304,6 +304,7 @@ mod tests {
             published: if publish.is_empty() { vec![] } else { Publish::parse(publish).unwrap() },
             exposed: expose.split_terminator(',').map(|p| p.parse().unwrap()).collect(),
             stdin: false,
+            spawn: false,
         };
         View::new(&grants, vec![], Box::new(|_| {}))
     }

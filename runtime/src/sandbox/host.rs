@@ -2,6 +2,7 @@
 //! the keeper's orders.
 
 use super::fence::{self, Namespaces};
+use super::programs::Programs;
 use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
 use crate::guest::state::Surroundings;
@@ -51,18 +52,20 @@ pub(super) fn run(
     let socket = Arc::new(socket);
     report(&socket, &Report::Fenced(fences));
     let mut running = HashMap::new();
+    let programs = Programs::new(&socket);
     loop {
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
             Ok(Some((Order::Begin, _))) => {
                 if let Some((launch, program)) = first.take() {
-                    start(launch, program, &socket, &mut running);
+                    start(launch, program, &programs, &mut running);
                 }
             }
             Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
             Ok(Some((Order::Rest, _))) => super::rest(),
+            Ok(Some((Order::Program { ticket, answer }, fds))) => programs.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
-                Ok((launch, program)) => start(launch, program, &socket, &mut running),
+                Ok((launch, program)) => start(launch, program, &programs, &mut running),
                 Err((id, message)) => report(&socket, &Report::Ended { id, code: 126, message: Some(message) }),
             },
             // The keeper is gone, or its words make no sense: there is nobody to live for.
@@ -158,16 +161,17 @@ fn joined(order: wire::RunOrder, fds: Vec<OwnedFd>) -> Result<(Launch, wasmtime:
 fn start(
     launch: Launch,
     program: wasmtime::Result<Program>,
-    socket: &Arc<OwnedFd>,
+    programs: &Programs,
     running: &mut HashMap<String, Control>,
 ) {
+    let socket = programs.socket();
     let control = Control::default();
     let id = launch.id.clone();
     running.insert(id.clone(), control.clone());
-    let reports = Arc::clone(socket);
+    let (reports, programs) = (Arc::clone(socket), programs.clone());
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
-        let ending = live(launch, program, &control, &reports);
+        let ending = live(launch, program, &control, &programs);
         if control.end() {
             report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
         }
@@ -178,7 +182,7 @@ fn start(
     }
 }
 
-fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, reports: &OwnedFd) -> Ending {
+fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, programs: &Programs) -> Ending {
     let program = match program {
         Ok(program) => program,
         Err(e) => return Ending { code: 126, message: Some(format!("cannot map the compiled code: {e:#}")) },
@@ -191,8 +195,10 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, r
         let _ = diagnostics.write(Channel::Diagnostic, format!("{denied}\n").as_bytes());
     });
     let view = View::new(&grants, reserved, tell);
-    let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input: input.map(Input::new) });
-    let started = |ports: Vec<(Port, SocketAddr)>| report(reports, &Report::Started { id, ports });
+    let loader = program.spawns().then(|| programs.loader(&id));
+    let input = input.map(Input::new);
+    let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader });
+    let started = |ports: Vec<(Port, SocketAddr)>| report(programs.socket(), &Report::Started { id, ports });
     let ending = if program.kind().is_service() {
         match listen(&surroundings) {
             Ok((listeners, ports)) => service::run(&program, &surroundings, control, listeners, || started(ports)),

@@ -1,12 +1,15 @@
 //! The keeper: the small side of a sandbox, which sees the host die and tells the truth about it.
 
 use super::log::{self, Attach};
+use super::programs::Compiling;
 use super::wire::{self, Order, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, mount_place, system, trees};
 use crate::grants::Port;
 use crate::guest::KILLED;
+use crate::guest::process::LoadError;
 use crate::network::reserve::reserve;
 use crate::rootfs;
+use crate::store::Store;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
@@ -107,9 +110,11 @@ struct Kept {
     killed: bool,
     waiting: Option<Entry>,
     pump: Option<std::thread::JoinHandle<()>>,
+    /// Gets the code of programs that it starts, if it may.
+    programs: Option<Compiling>,
 }
 
-type FirstContainer = (String, PathBuf, String, OwnedFd, Attach);
+type FirstContainer = (String, PathBuf, String, Option<Store>, OwnedFd, Attach);
 
 impl Keeper {
     pub(super) fn new(
@@ -117,7 +122,7 @@ impl Keeper {
         pid: i32,
         socket: OwnedFd,
         rootless: Option<bool>,
-        (id, bundle, program, output, attach): FirstContainer,
+        (id, bundle, program, store, output, attach): FirstContainer,
     ) -> Result<Self, SandboxError> {
         let pid = Pid::from_raw(pid).ok_or(SandboxError::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(system("watch the host process"))?;
@@ -134,6 +139,7 @@ impl Keeper {
             killed: false,
             waiting: None,
             pump: Some(pump(output, bundle, attach)?),
+            programs: store.map(Compiling::new),
         };
         let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
         Ok(Self(Arc::new(Inner {
@@ -209,7 +215,8 @@ impl Keeper {
             settled: true,
         };
         let id = entry.id.clone();
-        state.containers.insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None });
+        let programs = entry.store.clone().map(Compiling::new);
+        state.containers.insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None, programs });
         Ok(())
     }
 
@@ -396,6 +403,7 @@ impl Keeper {
                 Err(e) => return Err(system("watch the host process")(e)),
             }
             match wire::receive::<Report>(self.0.socket.as_fd(), RecvFlags::DONTWAIT) {
+                Ok(Some((Report::Program { ticket, id }, fds))) => self.program(ticket, &id, fds),
                 Ok(Some((report, _))) => self.take(report),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                 Ok(None) | Err(_) => self.host_gone(),
@@ -415,6 +423,7 @@ impl Keeper {
         loop {
             let mut ready = socket.readable().await?;
             match wire::receive::<Report>(self.0.socket.as_fd(), RecvFlags::DONTWAIT) {
+                Ok(Some((Report::Program { ticket, id }, fds))) => self.program(ticket, &id, fds),
                 Ok(Some((report, _))) => self.take(report),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Ok(None) | Err(_) => break,
@@ -424,8 +433,26 @@ impl Keeper {
         Ok(())
     }
 
+    /// Has the code of a program that a guest wants to start made ready. The host is not trusted with the question:
+    /// the container must have the grant, and the descriptor be a file.
+    fn program(&self, ticket: u64, id: &str, fds: Vec<OwnedFd>) {
+        let state = self.state();
+        let programs = state.containers.get(id).and_then(|kept| kept.programs.as_ref());
+        let refuse = |why: &str| {
+            let answer = Err(LoadError::Failed(why.to_owned()));
+            let _ = wire::send(self.0.socket.as_fd(), &Order::Program { ticket, answer }, &[]);
+        };
+        match (programs, fds.into_iter().next(), self.0.socket.try_clone()) {
+            (Some(programs), Some(wasm), Ok(socket)) => programs.prepare(socket, ticket, wasm.into()),
+            (None, _, _) => refuse("this container may start no programs"),
+            _ => refuse("no file came along"),
+        }
+    }
+
     fn take(&self, report: Report) {
         match report {
+            // Taken before, with its descriptor.
+            Report::Program { .. } => {}
             Report::Fenced(fences) => self.state().fences = Some(fences),
             Report::Started { id, ports } => {
                 if let Some(kept) = self.state().containers.get_mut(&id) {

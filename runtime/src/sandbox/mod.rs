@@ -7,6 +7,7 @@ pub mod fence;
 mod host;
 mod keeper;
 pub mod log;
+mod programs;
 mod seccomp;
 mod wire;
 
@@ -18,6 +19,7 @@ use crate::grants::{Grants, Protocol};
 use crate::guest::code::Code;
 use crate::network::reserve::{PortInUse, reserve};
 use crate::rootfs::{self, RootfsError};
+use crate::store::Store;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -78,6 +80,8 @@ pub struct Entry {
     pub grants: Grants,
     /// Its program.
     pub code: Code,
+    /// Where the code of programs that it starts is kept and compiled to, when the grants let it start any.
+    pub store: Option<Store>,
     /// Its standard input, when the grants have one.
     pub input: Option<OwnedFd>,
     /// Where its output goes besides the log.
@@ -112,7 +116,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         .map_err(system("make the control socket"))?;
     let (output, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
-    let Entry { id, bundle, grants, code, input, attach } = entry;
+    let Entry { id, bundle, grants, code, store, input, attach } = entry;
     let digest = code.digest;
     let launch = host::Launch {
         id: id.clone(),
@@ -140,7 +144,8 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
             }
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
-            Keeper::new(place, pid, ours, namespaces.map(|n| n.rootless).ok(), (id, bundle, digest, output, attach))
+            let rootless = namespaces.map(|n| n.rootless).ok();
+            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, store, output, attach))
         }
     }
 }

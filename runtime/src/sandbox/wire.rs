@@ -3,6 +3,7 @@
 use super::fence::Fences;
 use crate::grants::{Port, Publish};
 use crate::guest::Description;
+use crate::guest::process::LoadError;
 use crate::rootfs::Preopen;
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -30,6 +31,8 @@ pub(super) enum Order {
     Stop(String),
     /// End a container at once.
     Kill(String),
+    /// The code of a program that was asked for; it comes along as a descriptor.
+    Program { ticket: u64, answer: Result<Description, LoadError> },
     /// Give up what starting took: an idle sandbox needs little of the program's text.
     Rest,
 }
@@ -51,6 +54,8 @@ pub(super) enum Report {
     Fenced(Fences),
     /// A guest's first instruction is next; where the host listens for its ports.
     Started { id: String, ports: Vec<(Port, SocketAddr)> },
+    /// A guest wants to start the Wasm file that comes along as a descriptor.
+    Program { ticket: u64, id: String },
     /// A guest has ended.
     Ended { id: String, code: u8, message: Option<String> },
 }

@@ -24,9 +24,9 @@ mod logs;
 #[cfg(test)]
 mod ports;
 #[cfg(test)]
-mod python;
-#[cfg(test)]
 mod prune;
+#[cfg(test)]
+mod python;
 #[cfg(test)]
 mod refused;
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub fn describe(store: &Store, container: &Container, size: bool) -> Value {
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": config(record),
         "NetworkSettings": { "Ports": ports(record, &status), "Networks": set([record.network.as_str().to_owned()].into_iter()) },
-        "Sampan": ours(&status),
+        "Sampan": ours(record, &status),
     });
     if size && let Some(object) = object.as_object_mut() {
         let written = ps::written(&container.dir);
@@ -166,7 +166,7 @@ fn by_port(
     all
 }
 
-fn ours(status: &Status) -> Value {
+fn ours(record: &Record, status: &Status) -> Value {
     let (program, shown) = match status {
         Status::Running(running) => (Some(&running.program), running.fences.clone()),
         Status::Exited(ended) => (None, ended.fences.clone()),
@@ -176,7 +176,8 @@ fn ours(status: &Status) -> Value {
         Status::Running(running) => running.keeper,
         _ => 0,
     };
-    json!({ "Program": program, "Keeper": keeper, "Fences": shown.map(fences) })
+    let grants = json!({ "Spawn": record.allow_spawn });
+    json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Fences": shown.map(fences) })
 }
 
 fn fences(fences: Fences) -> Value {
@@ -221,6 +222,7 @@ mod tests {
             read_only: false,
             auto_remove: true,
             open_stdin: false,
+            allow_spawn: false,
             stop_timeout: 10,
         }
     }
@@ -252,7 +254,7 @@ mod tests {
         );
         assert_eq!(state(&status)["Pid"], 2);
         assert_eq!(state(&status)["FinishedAt"], NEVER);
-        let ours = ours(&status);
+        let ours = ours(&record, &status);
         assert_eq!(ours["Program"], "sha256:cd");
         assert_eq!(ours["Fences"]["landlock"], json!({"Stands": false, "Detail": "no"}));
         assert_eq!(ours["Fences"].as_object().unwrap().len(), 5);
@@ -288,6 +290,7 @@ mod tests {
             (&json!("exited"), &json!(3), &json!("no"))
         );
         assert_eq!((&state["StartedAt"], &state["FinishedAt"]), (&json!(NEVER), &json!("2026-03-01T12:30:01.25Z")));
-        assert_eq!(ours(&Status::Created), json!({"Program": null, "Keeper": 0, "Fences": null}));
+        let ours = ours(&record(), &Status::Created);
+        assert_eq!(ours, json!({"Program": null, "Keeper": 0, "Grants": {"Spawn": false}, "Fences": null}));
     }
 }

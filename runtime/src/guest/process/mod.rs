@@ -1,0 +1,386 @@
+//! Processes: a program of a container starts others of the same container (`sampan:process/spawn`).
+//!
+//! WASI has no processes. Here one is a further instance in the same sandbox: a store and a thread of its own, the
+//! container's files and network, and three standard streams that its parent names. The first guest is process 1; when
+//! it ends all others end, as in a PID namespace.
+//!
+//! ```text
+//! pipe       bytes from one program to another
+//! stream     what a descriptor stands for
+//! find       a path → the Wasm file, by way of `#!`
+//! abi        the interface as a WASI 0.1 module imports it
+//! module     the descriptors of such a module
+//! wasi       the functions of WASI 0.1 that take a descriptor
+//! poll       waiting for several descriptors at once
+//! memory     what a module hands over by address
+//! child      one process: from its code to its exit code
+//! ```
+
+mod abi;
+mod child;
+mod find;
+mod memory;
+mod module;
+pub mod pipe;
+mod poll;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+mod wasi;
+
+pub use module::{ModuleState, linker};
+
+use super::state::{Stdio, Surroundings};
+use super::{Control, Description, Program, Stop};
+use crate::guest::stdio::Channel;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use stream::{SharedInput, Stream};
+use tokio::sync::watch;
+use wasmtime::{Engine, Linker};
+
+/// The name under which a module imports the interface.
+pub const MODULE: &str = "sampan:process/spawn@0.1.0";
+/// What the interface has.
+pub const FUNCTIONS: [&str; 5] = ["spawn", "pipe", "wait", "kill", "id"];
+/// How many processes a container may have, counting those that ended and whose parent has not asked yet.
+pub const MOST: usize = 64;
+/// How many programs are kept ready to be started again.
+const MOST_PROGRAMS: usize = 64;
+/// The first guest.
+pub const FIRST: u32 = 1;
+/// What ends a process by itself: SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGKILL, SIGPIPE, SIGALRM, SIGTERM (signal(7)).
+const DEADLY: [u8; 8] = [1, 2, 3, 6, 9, 13, 14, 15];
+/// How long the first guest's end waits for the others'.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a program's code is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum LoadError {
+    /// It is no guest of ours; the compiler's words.
+    #[error("{0}")]
+    Refused(String),
+    /// The container has had so many programs compiled that it gets no more.
+    #[error("the container has had {0} programs compiled, and gets no more")]
+    TooMany(usize),
+    /// The sandbox.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Compiled code on its way.
+pub type Loading = Pin<Box<dyn Future<Output = Result<(File, Description), LoadError>> + Send>>;
+
+/// Gets the compiled code of a Wasm file.
+pub trait Loader: std::fmt::Debug + Send + Sync {
+    /// The code of `wasm`, compiled if need be. Never what the guest says is code.
+    fn load(&self, wasm: File) -> Loading;
+}
+
+/// What a process is to be made of.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// The program's path.
+    pub path: String,
+    /// Its arguments; the first is its own name.
+    pub args: Vec<String>,
+    /// Its environment, as `NAME=value`.
+    pub env: Vec<String>,
+    /// Its working directory, absolute; a relative path begins there.
+    pub cwd: String,
+    /// Its standard input, output and error.
+    pub stdio: [Option<Stream>; 3],
+}
+
+/// The processes of one container. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Processes(Arc<Inner>);
+
+impl std::fmt::Debug for Processes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Processes").finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    engine: Engine,
+    surroundings: Arc<Surroundings>,
+    loader: Arc<dyn Loader>,
+    linker: OnceLock<Linker<ModuleState>>,
+    programs: Mutex<HashMap<FileId, Arc<child::Loaded>>>,
+    state: Mutex<State>,
+    /// Counts changes of the state, for those who wait.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    next: u32,
+    over: bool,
+    all: BTreeMap<u32, Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    parent: u32,
+    control: Control,
+    /// What it was killed by.
+    signal: Option<u8>,
+    /// How it ended.
+    code: Option<u8>,
+}
+
+/// A file's identity, which no write leaves unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FileId([i64; 5], u64);
+
+impl FileId {
+    fn of(meta: &Metadata) -> Self {
+        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+        let [m, mn, c, cn] = times;
+        Self([m, mn, c, cn, meta.size().cast_signed()], meta.dev().rotate_left(32) ^ meta.ino())
+    }
+}
+
+/// How a wait goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until there is something to tell.
+    Long,
+    /// Not at all.
+    Look,
+}
+
+impl Processes {
+    /// A table with the first guest in it, which is not started here.
+    #[must_use]
+    pub fn new(engine: &Engine, surroundings: &Arc<Surroundings>, control: &Control, loader: Arc<dyn Loader>) -> Self {
+        let first = Process { parent: 0, control: control.clone(), signal: None, code: None };
+        Self(Arc::new(Inner {
+            engine: engine.clone(),
+            surroundings: Arc::clone(surroundings),
+            loader,
+            linker: OnceLock::new(),
+            programs: Mutex::default(),
+            state: Mutex::new(State { next: FIRST + 1, over: false, all: BTreeMap::from([(FIRST, first)]) }),
+            changed: watch::Sender::new(0),
+        }))
+    }
+
+    /// The first guest's own standard streams.
+    #[must_use]
+    pub fn first_stdio(&self) -> Stdio {
+        let surroundings = &self.0.surroundings;
+        let input = surroundings.input.as_ref().map_or(Stream::Null, |i| Stream::Input(SharedInput::new(i)));
+        let output = |channel| Stream::Output(surroundings.output.stream(channel));
+        [input, output(Channel::Stdout), output(Channel::Stderr)]
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bump(&self) {
+        self.0.changed.send_modify(|n| *n += 1);
+    }
+
+    fn linker(&self) -> wasmtime::Result<&Linker<ModuleState>> {
+        if let Some(linker) = self.0.linker.get() {
+            return Ok(linker);
+        }
+        let made = linker(&self.0.engine)?;
+        Ok(self.0.linker.get_or_init(|| made))
+    }
+
+    /// Whether the container may start programs.
+    #[must_use]
+    pub fn granted(&self) -> bool {
+        self.0.surroundings.grants.spawn
+    }
+
+    /// Says that the container may not do this, and how it could.
+    fn deny(&self, what: &str) -> Errno {
+        let line = format!("{what} denied: let the container start programs of its own with --allow-spawn\n");
+        let _ = self.0.surroundings.output.write(Channel::Diagnostic, line.as_bytes());
+        Errno::PERM
+    }
+
+    /// Makes a pipe.
+    ///
+    /// # Errors
+    /// EPERM when the container may not start programs.
+    pub fn pipe(&self) -> Result<(Stream, Stream), Errno> {
+        if !self.granted() {
+            return Err(self.deny("a pipe"));
+        }
+        let (reader, writer) = pipe::pipe();
+        Ok((Stream::Reader(Arc::new(reader)), Stream::Writer(Arc::new(writer))))
+    }
+
+    /// Starts a program as a child of `parent` and says its number.
+    ///
+    /// # Errors
+    /// EPERM when the container may not start programs, EAGAIN when it has too many processes, ENOEXEC when the
+    /// program does not compile, and what [`find::find`] says.
+    pub async fn spawn(&self, parent: u32, request: Request) -> Result<u32, Errno> {
+        if !self.granted() {
+            return Err(self.deny(&format!("start of {:?}", request.path)));
+        }
+        let control = Control::default();
+        let id = self.take_place(parent, &control)?;
+        let started = match self.program(&request).await {
+            Ok((loaded, args)) => child::start(self, id, &loaded, request, args, control),
+            Err(errno) => Err(errno),
+        };
+        if started.is_err() {
+            self.state().all.remove(&id);
+        }
+        started.map(|()| id)
+    }
+
+    fn take_place(&self, parent: u32, control: &Control) -> Result<u32, Errno> {
+        let mut state = self.state();
+        if state.over || state.all.len() >= MOST {
+            return Err(Errno::AGAIN);
+        }
+        let id = state.next;
+        state.next += 1;
+        state.all.insert(id, Process { parent, control: control.clone(), signal: None, code: None });
+        Ok(id)
+    }
+
+    /// The program that a request names, ready to be started, and its arguments.
+    async fn program(&self, request: &Request) -> Result<(Arc<child::Loaded>, Vec<String>), Errno> {
+        let preopens = &self.0.surroundings.preopens;
+        let found = find::find(preopens, &request.cwd, &request.path, request.args.clone())?;
+        let id = FileId::of(&found.file.metadata().map_err(|_| Errno::IO)?);
+        let known = self.0.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if let Some(loaded) = known {
+            return Ok((loaded, found.args));
+        }
+        let (code, description) = self.0.loader.load(found.file).await.map_err(|e| self.not_loaded(request, &e))?;
+        if description.kind.is_service() {
+            let words = format!("it is a {}, and only a command can be started by a program", description.kind);
+            return Err(self.not_loaded(request, &LoadError::Refused(words)));
+        }
+        let program = Program::open(&self.0.engine, code, description)
+            .map_err(|e| self.not_loaded(request, &LoadError::Failed(format!("{e:#}"))))?;
+        let loaded = Arc::new(child::Loaded::new(program));
+        let mut programs = self.0.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if programs.len() >= MOST_PROGRAMS {
+            programs.clear();
+        }
+        programs.insert(id, Arc::clone(&loaded));
+        Ok((loaded, found.args))
+    }
+
+    fn not_loaded(&self, request: &Request, error: &LoadError) -> Errno {
+        let line = format!("cannot start {:?}: {error}\n", request.path);
+        let _ = self.0.surroundings.output.write(Channel::Diagnostic, line.as_bytes());
+        match error {
+            LoadError::Refused(_) => Errno::NOEXEC,
+            LoadError::TooMany(_) => Errno::AGAIN,
+            LoadError::Failed(_) => Errno::IO,
+        }
+    }
+
+    /// Takes the exit code of a child of `parent` that has ended: of `child`, or of any. `None` when none has and `how`
+    /// does not wait for it.
+    ///
+    /// # Errors
+    /// ECHILD when there is no such child.
+    pub async fn wait(&self, parent: u32, child: Option<u32>, how: Wait) -> Result<Option<(u32, u8)>, Errno> {
+        let mut changes = self.0.changed.subscribe();
+        loop {
+            {
+                let mut state = self.state();
+                let ours = |(id, process): &(&u32, &Process)| {
+                    process.parent == parent && child.is_none_or(|child| child == **id)
+                };
+                let mut children = state.all.iter().filter(ours).peekable();
+                children.peek().ok_or(Errno::CHILD)?;
+                let ended = children.find_map(|(id, process)| Some((*id, process.code?)));
+                if let Some((id, code)) = ended {
+                    state.all.remove(&id);
+                    return Ok(Some((id, code)));
+                }
+            }
+            if how == Wait::Look {
+                return Ok(None);
+            }
+            if changes.changed().await.is_err() {
+                return Err(Errno::CHILD);
+            }
+        }
+    }
+
+    /// Ends a process as a signal would that it has no handler for; 0 only looks whether it is there.
+    ///
+    /// # Errors
+    /// ESRCH when there is no such process, EPERM for the first, which ends with the container, EINVAL for a signal
+    /// that ends nothing.
+    pub fn kill(&self, id: u32, signal: u8) -> Result<(), Errno> {
+        let mut state = self.state();
+        let process = state.all.get_mut(&id).ok_or(Errno::SRCH)?;
+        if signal == 0 {
+            return Ok(());
+        }
+        if !DEADLY.contains(&signal) {
+            return Err(Errno::INVAL);
+        }
+        if id == FIRST {
+            return Err(Errno::PERM);
+        }
+        if process.code.is_none() {
+            process.signal.get_or_insert(signal);
+            process.control.stop(Stop::AtOnce);
+        }
+        Ok(())
+    }
+
+    /// Writes down how a process ended, for its parent if that lives. Its own children go on without one.
+    fn ended(&self, id: u32, code: u8) {
+        let mut state = self.state();
+        let parent_waits = |state: &State, id: u32| state.all.get(&id).is_some_and(|p| p.code.is_none());
+        if let Some(process) = state.all.get_mut(&id) {
+            process.code = Some(process.signal.map_or(code, |signal| 128 + signal));
+            let parent = process.parent;
+            if !parent_waits(&state, parent) {
+                state.all.remove(&id);
+            }
+        }
+        state.all.retain(|_, process| process.parent != id || process.code.is_none());
+        drop(state);
+        self.bump();
+    }
+
+    /// Ends every process with the first guest, and waits until they are gone or that takes too long.
+    pub async fn end(&self) {
+        let mut changes = self.0.changed.subscribe();
+        let gone = async {
+            loop {
+                {
+                    let mut state = self.state();
+                    state.over = true;
+                    state.all.retain(|id, process| *id != FIRST && process.code.is_none());
+                    if state.all.is_empty() {
+                        return;
+                    }
+                    for process in state.all.values() {
+                        process.control.stop(Stop::AtOnce);
+                    }
+                }
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, gone).await;
+    }
+}

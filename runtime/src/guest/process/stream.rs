@@ -1,0 +1,359 @@
+//! What a standard stream or a descriptor of a program stands for, and how it is read and written: the same for every
+//! program that has it, so that those who share a file share its position.
+
+use super::pipe::{ReadEnd, WriteEnd};
+use crate::guest::stdio::{Input, Output};
+use bytes::Bytes;
+use futures::FutureExt;
+use rustix::io::{Errno, ReadWriteFlags};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
+
+/// What a descriptor stands for. A clone is the same thing once more, as after dup(2).
+#[derive(Debug, Clone)]
+pub enum Stream {
+    /// Empty to read, and takes everything.
+    Null,
+    /// A pipe's end to read.
+    Reader(Arc<ReadEnd>),
+    /// A pipe's end to write.
+    Writer(Arc<WriteEnd>),
+    /// An open file.
+    File(Arc<OpenFile>),
+    /// The container's standard input.
+    Input(SharedInput),
+    /// The container's standard output or error.
+    Output(Output),
+}
+
+/// An open file with its one position.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where the next read or write begins.
+    pub position: Mutex<u64>,
+    /// Whether writes go to the end.
+    pub append: bool,
+    /// Whether it was opened for reading.
+    pub read: bool,
+    /// Whether it was opened for writing.
+    pub write: bool,
+}
+
+/// The container's standard input, which one program at a time reads.
+#[derive(Clone)]
+pub struct SharedInput(Arc<tokio::sync::Mutex<Pin<Box<dyn AsyncRead + Send + Sync>>>>);
+
+impl SharedInput {
+    /// Takes the input for everybody.
+    #[must_use]
+    pub fn new(input: &Input) -> Self {
+        Self(Arc::new(tokio::sync::Mutex::new(input.async_stream().into())))
+    }
+}
+
+impl std::fmt::Debug for SharedInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedInput")
+    }
+}
+
+/// As much is taken from a guest's memory or put there at once.
+pub const MOST: usize = 64 << 10;
+
+impl Stream {
+    /// Reads up to `most` bytes, waiting for the first; nothing at the end. A read that is given up has taken nothing.
+    ///
+    /// # Errors
+    /// EBADF when it cannot be read, or what the system says.
+    pub async fn read(&self, most: usize) -> io::Result<Vec<u8>> {
+        let most = most.min(MOST);
+        match self {
+            Self::Null => Ok(Vec::new()),
+            Self::Reader(end) => Ok(end.read(most).await),
+            Self::File(open) => open.read(most),
+            Self::Input(input) => {
+                let mut bytes = vec![0; most];
+                let mut input = input.0.lock().await;
+                let count = input.read(&mut bytes).await?;
+                bytes.truncate(count);
+                Ok(bytes)
+            }
+            Self::Writer(_) | Self::Output(_) => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// Writes all of `bytes`, waiting for room, and says how many they were; fewer when it broke off.
+    ///
+    /// # Errors
+    /// EPIPE when nobody reads, EBADF when it cannot be written, or what the system says.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Null => Ok(bytes.len()),
+            Self::Writer(end) => {
+                let mut done = 0;
+                while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+                    match end.write(rest).await {
+                        Ok(count) => done += count,
+                        Err(_) if done > 0 => break,
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(done)
+            }
+            Self::File(open) => open.write(bytes),
+            Self::Output(output) => output.write_all(bytes).map(|()| bytes.len()).map_err(|_| Errno::PIPE.into()),
+            Self::Reader(_) | Self::Input(_) => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// Waits until a read would not wait, as far as that can be told without reading.
+    pub async fn ready_to_read(&self) {
+        if let Self::Reader(end) = self {
+            end.ready().await;
+        }
+    }
+
+    /// Waits until a small write would not wait.
+    pub async fn ready_to_write(&self) {
+        if let Self::Writer(end) = self {
+            end.ready().await;
+        }
+    }
+
+    /// The open file, if it is one.
+    #[must_use]
+    pub fn open_file(&self) -> Option<&OpenFile> {
+        match self {
+            Self::File(open) => Some(open),
+            _ => None,
+        }
+    }
+}
+
+impl OpenFile {
+    fn read(&self, most: usize) -> io::Result<Vec<u8>> {
+        if !self.read {
+            return Err(Errno::BADF.into());
+        }
+        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = vec![0; most];
+        let count = self.file.read_at(&mut bytes, *position)?;
+        bytes.truncate(count);
+        *position += count as u64;
+        Ok(bytes)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.write {
+            return Err(Errno::BADF.into());
+        }
+        let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.append {
+            let count = rustix::io::pwritev2(&self.file, &[IoSlice::new(bytes)], 0, ReadWriteFlags::APPEND)?;
+            *position = self.file.metadata()?.len();
+            return Ok(count);
+        }
+        let count = self.file.write_at(bytes, *position)?;
+        *position += count as u64;
+        Ok(count)
+    }
+}
+
+impl IsTerminal for Stream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdinStream for Stream {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(Reading { stream: self.clone(), rest: Bytes::new(), pending: None })
+    }
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(In { stream: self.clone(), ahead: None })
+    }
+}
+
+impl StdoutStream for Stream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Writing { stream: self.clone(), pending: None })
+    }
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(Out { stream: self.clone(), behind: Bytes::new(), closed: false })
+    }
+}
+
+/// A component's input stream. It reads when the guest waits for it, so that a program which does not read its input
+/// leaves it to the next.
+struct In {
+    stream: Stream,
+    ahead: Option<io::Result<Bytes>>,
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for In {
+    async fn ready(&mut self) {
+        if self.ahead.is_none() {
+            self.ahead = Some(self.stream.read(4096).await.map(Bytes::from));
+        }
+    }
+}
+
+impl InputStream for In {
+    fn read(&mut self, most: usize) -> StreamResult<Bytes> {
+        match self.ahead.take() {
+            None => Ok(Bytes::new()),
+            Some(Ok(bytes)) if bytes.is_empty() => {
+                self.ahead = Some(Ok(bytes));
+                Err(StreamError::Closed)
+            }
+            Some(Ok(mut bytes)) => {
+                let taken = bytes.split_to(bytes.len().min(most));
+                if !bytes.is_empty() {
+                    self.ahead = Some(Ok(bytes));
+                }
+                Ok(taken)
+            }
+            Some(Err(error)) => Err(StreamError::LastOperationFailed(error.into())),
+        }
+    }
+}
+
+/// A component's output stream: one write at a time is under way.
+struct Out {
+    stream: Stream,
+    behind: Bytes,
+    closed: bool,
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Out {
+    async fn ready(&mut self) {
+        while !self.behind.is_empty() && !self.closed {
+            self.push().await;
+        }
+    }
+}
+
+impl Out {
+    /// Writes a piece so small that it goes as a whole: what is given up half way is not written twice.
+    async fn push(&mut self) {
+        let piece = self.behind.slice(..self.behind.len().min(4096));
+        match self.stream.write(&piece).await {
+            Ok(count) => drop(self.behind.split_to(count)),
+            Err(_) => self.closed = true,
+        }
+    }
+}
+
+impl OutputStream for Out {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if self.closed {
+            return Err(StreamError::Closed);
+        }
+        self.behind = bytes;
+        // What finds room goes at once: a program may end without asking whether it went.
+        while !self.behind.is_empty() && !self.closed && self.push().now_or_never().is_some() {}
+        Ok(())
+    }
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+    fn check_write(&mut self) -> StreamResult<usize> {
+        match (self.closed, self.behind.is_empty()) {
+            (true, _) => Err(StreamError::Closed),
+            (false, true) => Ok(MOST),
+            (false, false) => Ok(0),
+        }
+    }
+}
+
+/// An operation under way. In a mutex that nobody shares, since a stream has to be `Sync`.
+type Pending<T> = Option<Mutex<Pin<Box<dyn Future<Output = io::Result<T>> + Send>>>>;
+
+fn poll_pending<T>(pending: &mut Pending<T>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    let Some(future) = pending else { return Poll::Ready(Err(Errno::INVAL.into())) };
+    let result = ready!(future.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx));
+    *pending = None;
+    Poll::Ready(result)
+}
+
+struct Reading {
+    stream: Stream,
+    rest: Bytes,
+    pending: Pending<Vec<u8>>,
+}
+
+impl AsyncRead for Reading {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            if self.pending.is_none() {
+                let (stream, most) = (self.stream.clone(), buffer.remaining());
+                self.pending = Some(Mutex::new(Box::pin(async move { stream.read(most).await })));
+            }
+            self.rest = ready!(poll_pending(&mut self.pending, cx))?.into();
+        }
+        let count = self.rest.len().min(buffer.remaining());
+        buffer.put_slice(&self.rest.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+struct Writing {
+    stream: Stream,
+    pending: Pending<usize>,
+}
+
+impl AsyncWrite for Writing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.pending.is_none() {
+            let (stream, bytes) = (self.stream.clone(), bytes.to_vec());
+            self.pending = Some(Mutex::new(Box::pin(async move { stream.write(&bytes).await })));
+        }
+        poll_pending(&mut self.pending, cx)
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_share_a_file_share_its_position() {
+        let path = crate::store::files::tests::temp_dir().join("f");
+        let file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        let open = |append| OpenFile {
+            file: Arc::new(file.try_clone().unwrap()),
+            position: Mutex::new(0),
+            append,
+            read: true,
+            write: true,
+        };
+        let (one, appending) = (Stream::File(Arc::new(open(false))), Stream::File(Arc::new(open(true))));
+        let other = one.clone();
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+            one.write(b"ab").await.unwrap();
+            other.write(b"cd").await.unwrap();
+            appending.write(b"ef").await.unwrap();
+            one.write(b"x").await.unwrap();
+            assert_eq!(other.read(10).await.unwrap(), b"f");
+        });
+        assert_eq!(std::fs::read(&path).unwrap(), b"abcdxf");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+}
