@@ -154,7 +154,7 @@ cached() {
     echo "$guests/$1-${hash:0:16}.wasm"
 }
 
-# Puts a guest from the cache in its place, and what belongs to it, unless it is there already: others may be reading it.
+# Puts a guest from the cache in its place, with what belongs to it, unless it is there: others may be reading it.
 place() {
     local file=$1/$1.wasm source goal
     for source in "${2%.wasm}.files"/*; do

@@ -105,7 +105,9 @@ class Popen:
         self._env = dict(os.environ if env is None else env)
         self._cwd = os.path.abspath(os.fspath(cwd)) if cwd is not None else os.getcwd()
         if shell:
-            raise OSError(errno.ENOTSUP, f"no shell to run {args!r}: WASI has no processes, and Python starts Python alone")
+            raise OSError(
+                errno.ENOTSUP, f"no shell to run {args!r}: Python starts Python alone, as WASI has no processes"
+            )
         words = [args] if isinstance(args, (str, bytes, os.PathLike)) else list(args)
         self._argv = python(executable, [os.fsdecode(word) for word in words], self._cwd, self._env)
         if not os.path.isdir(self._cwd):
@@ -334,7 +336,7 @@ def _exit(status):
 
 
 async def no_subprocess(self, protocol_factory, *args, **kwargs):
-    raise OSError(errno.ENOTSUP, "asyncio cannot start programs here: WASI has no processes; `subprocess` runs Python ones")
+    raise OSError(errno.ENOTSUP, "asyncio cannot start programs: WASI has no processes; `subprocess` runs Python ones")
 
 
 def patch_multiprocessing(module):
@@ -346,7 +348,7 @@ def patch_multiprocessing(module):
 
 def patch_pool(module):
     def no_pool(self, *args, **kwargs):
-        raise OSError(errno.ENOTSUP, "a pool needs processes or threads, and WASI has none; ThreadPoolExecutor does its work at once")
+        raise OSError(errno.ENOTSUP, "a pool needs processes or threads, and WASI has none; use ThreadPoolExecutor")
 
     module.Pool.__init__ = no_pool
     # It looks at what is never made.

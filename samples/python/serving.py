@@ -66,7 +66,7 @@ def accept(self, selector, waiting):
 
 
 class Connection(socket.socket):
-    """One that has been read from, since that alone tells whether there is something: one may be called ready too soon."""
+    """One that can be read from to see whether there is something: the system may call it ready too soon."""
 
     def __init__(self, plain):
         timeout = plain.gettimeout()

@@ -11,8 +11,10 @@ def getgrall():
             lines = [line.rstrip("\n").split(":") for line in file]
     except OSError:
         lines = ["root:x:0:".split(":")]
-    return [struct_group(n, p, int(g), [m for m in members.split(",") if m]) for n, p, g, members in
-            (x for x in lines if len(x) == 4)]
+    return [
+        struct_group(n, p, int(g), [m for m in members.split(",") if m])
+        for n, p, g, members in (x for x in lines if len(x) == 4)
+    ]
 
 
 def getgrnam(name):

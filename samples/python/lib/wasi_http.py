@@ -34,12 +34,13 @@ OF_THE_CONNECTION = {
     "connection", "host", "http2-settings", "keep-alive", "proxy-authenticate", "proxy-authorization",
     "proxy-connection", "te", "transfer-encoding", "upgrade",
 }  # fmt: skip
-METHODS = {name.upper(): getattr(wasi, f"Method_{name}") for name in "Get Head Post Put Delete Options Trace Patch".split()}
+METHOD_NAMES = "Get Head Post Put Delete Options Trace Patch"
+METHODS = {name.upper(): getattr(wasi, f"Method_{name}") for name in METHOD_NAMES.split()}
 PIECE = 64 << 10
 
 
-# What is open at the host. Its parts have an order to be given back in, which the garbage collector does not know: so it
-# gets hold of none of them, and a connection gives back what is its own.
+# What is open at the host. Its parts have an order to be given back in, which the garbage collector does not know: so
+# it gets hold of none of them, and a connection gives back what is its own.
 _open = set()
 
 
@@ -57,7 +58,9 @@ class Connection:
     def with_tls_of_host(self, server_name):
         """What `ssl.SSLContext.wrap_socket` does to it."""
         if server_name and server_name.strip("[]").rstrip(".").lower() != self.host.rstrip(".").lower():
-            raise ssl.SSLError(f"{self.host} cannot be verified as {server_name}: the host verifies the name it connects to")
+            raise ssl.SSLError(
+                f"{self.host} cannot be verified as {server_name}: the host goes by the name it connects to"
+            )
         self.scheme = "https"
         return self
 
@@ -180,7 +183,9 @@ class Request:
         line, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = line.split(" ", 2)
         if method == "CONNECT" or not (target.startswith("/") or target == "*"):
-            raise OSError(errno.ENOTSUP, "a proxy cannot be used: the host decides the way of a request (see wasi_http)")
+            raise OSError(
+                errno.ENOTSUP, "a proxy cannot be used: the host decides the way of a request (see wasi_http)"
+            )
         pairs = (line.partition(":") for line in lines)
         fields = [(name, value.strip(" \t")) for name, _, value in pairs]
         said = {name.lower(): value for name, value in fields}
@@ -190,14 +195,18 @@ class Request:
             raise OSError(errno.ENOTSUP, f"a connection cannot be upgraded to {said['upgrade']}: it is the host's")
         self.check_host(said.get("host"))
         try:
-            request = wasi.OutgoingRequest(wasi.Fields.from_list(
-                [(name, value.encode("latin-1")) for name, value in fields if name.lower() not in OF_THE_CONNECTION]))
+            request = wasi.OutgoingRequest(
+                wasi.Fields.from_list(
+                    [(name, value.encode("latin-1")) for name, value in fields if name.lower() not in OF_THE_CONNECTION]
+                )
+            )
             request.set_method(METHODS[method]() if method in METHODS else wasi.Method_Other(method))
             request.set_scheme(wasi.Scheme_Https() if connection.scheme == "https" else wasi.Scheme_Http())
             request.set_authority(self.authority())
             request.set_path_with_query(target)
         except Err as error:
-            raise http.client.InvalidURL(f"the host takes no such request: {line!r} ({type(error.value).__name__})") from None
+            why = type(error.value).__name__
+            raise http.client.InvalidURL(f"the host takes no such request: {line!r} ({why})") from None
         options = wasi.RequestOptions()
         if connection.timeout is not None:
             options.set_connect_timeout(int(connection.timeout * 1e9))
@@ -285,10 +294,14 @@ class Response:
         except ValueError:
             reason = ""
         with response.headers() as fields:
-            lines = [b"%s: %s\r\n" % (name.encode(), value) for name, value in fields.entries()
-                     if name.lower() not in OF_THE_CONNECTION or name.lower() == "proxy-authenticate"]
+            lines = [
+                b"%s: %s\r\n" % (name.encode(), value)
+                for name, value in fields.entries()
+                if name.lower() not in OF_THE_CONNECTION or name.lower() == "proxy-authenticate"
+            ]
         # Its length is said, or its end is the end of the connection.
-        self.head = memoryview(b"HTTP/1.1 %d %s\r\n%sConnection: close\r\n\r\n" % (status, reason.encode(), b"".join(lines)))
+        first = b"HTTP/1.1 %d %s\r\n" % (status, reason.encode())
+        self.head = memoryview(b"".join([first, *lines, b"Connection: close\r\n\r\n"]))
         self.body = response.consume()
         self.stream = self.body.stream()
         drop(response)
@@ -362,7 +375,9 @@ def failure(code, connection):
     what = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     value = getattr(code, "value", None)
     if value is not None:
-        said = value if isinstance(value, (str, int)) else ", ".join(str(x) for x in vars(value).values() if x is not None)
+        said = value
+        if not isinstance(value, (str, int)):
+            said = ", ".join(str(x) for x in vars(value).values() if x is not None)
         what += f" ({said})" if said != "" else ""
     match name:
         case "HttpRequestDenied":
@@ -403,7 +418,9 @@ def is_own(host):
 
 def create_connection(address, timeout=None, source_address=None, *args, **kwargs):
     """In place of `socket.create_connection`, where what follows is HTTP."""
-    return socket.create_connection(address, timeout, source_address) if is_own(address[0]) else Connection(*address, timeout)
+    if is_own(address[0]):
+        return socket.create_connection(address, timeout, source_address)
+    return Connection(*address, timeout)
 
 
 def connect(self):
@@ -445,7 +462,7 @@ def forget_bundles():
 
 
 def install(on_import):
-    """Puts this in the place of sockets, in the standard library and in what is imported later, pip's own copies too."""
+    """Puts this in the place of sockets, in the library and in what is imported later, pip's own copies too."""
     http.client.HTTPConnection.connect = connect
     urllib.request.AbstractHTTPHandler.do_open = do_open
     urllib.request.getproxies = dict
