@@ -9,12 +9,12 @@ export LC_ALL=C
 cache=$(realpath -m "${SAMPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly guests=$cache/guests target=$cache/target tools=$cache/tools
-readonly names=(hello probe probe-component c go web tcp p3 web3 python quickjs)
+readonly names=(hello probe probe-component toolbox c go web tcp p3 web3 python quickjs)
 
 # The recipe of each guest: `make_` and the first word is the function that follows it, the rest is what that is told.
 recipe() {
     case $1 in
-        hello | probe) echo "rust $1 module" ;;
+        hello | probe | toolbox) echo "rust $1 module" ;;
         probe-component) echo "rust probe command component" ;;
         tcp) echo "rust $1 command" ;;
         web) echo "rust $1 proxy" ;;
@@ -27,7 +27,10 @@ recipe() {
 # What a recipe reads beside itself.
 sources() {
     case $1 in
-        rust) echo "Cargo.toml Cargo.lock componentize/Cargo.toml componentize/Cargo.lock componentize/src $2" ;;
+        rust)
+            echo "Cargo.toml Cargo.lock componentize/Cargo.toml componentize/Cargo.lock componentize/src $2"
+            [[ $2 != toolbox ]] || echo process
+            ;;
         # The interface definitions come out of a crate that the Rust guests use.
         python) echo Cargo.lock python/lib python/*.py python/python.wit ;;
         *) echo "$1" ;;
@@ -163,8 +166,28 @@ place() {
         cp -a "$source" "$goal.$$"
         rm -rf "$goal" && mv "$goal.$$" "$goal"
     done
-    cmp -s "$2" "$file" && return
-    cp "$2" "$file.$$" && mv -f "$file.$$" "$file"
+    if ! cmp -s "$2" "$file"; then
+        cp "$2" "$file.$$" && mv -f "$file.$$" "$file"
+    fi
+    [[ $1 != toolbox ]] || furnish_toolbox
+}
+
+# The tree of the toolbox's image: the one program, and a link to it for each of its names.
+furnish_toolbox() {
+    local new=toolbox/root.$$ name
+    mkdir -p "$new"/{bin,etc,root,tmp,usr/bin}
+    cp toolbox/toolbox.wasm "$new/bin/toolbox"
+    for name in sh $(sed -n 's/^    ("\([^"]*\)", .*/\1/p' toolbox/src/applets/mod.rs); do
+        ln -s toolbox "$new/bin/$name"
+    done
+    ln -s ../../bin/toolbox "$new/usr/bin/env"
+    echo root:x:0:0:root:/root:/bin/sh >"$new/etc/passwd"
+    echo root:x:0: >"$new/etc/group"
+    if diff -r --no-dereference "$new" toolbox/root >/dev/null 2>&1; then
+        rm -r "$new"
+    else
+        rm -rf toolbox/root && mv "$new" toolbox/root
+    fi
 }
 
 # Takes a guest from the cache, if it is there.

@@ -40,4 +40,6 @@ mod sandbox;
 #[cfg(test)]
 mod services;
 #[cfg(test)]
+mod spawn;
+#[cfg(test)]
 mod store;

@@ -136,6 +136,23 @@ struct Process {
     code: Option<u8>,
 }
 
+/// A place in the table for what is to be started. It is free again unless that happens, also when whoever asked is ended
+/// meanwhile.
+struct Place<'p> {
+    processes: &'p Processes,
+    id: u32,
+    kept: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.processes.state().all.remove(&self.id);
+            self.processes.bump();
+        }
+    }
+}
+
 /// A file's identity, which no write leaves unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FileId([i64; 5], u64);
@@ -233,15 +250,11 @@ impl Processes {
             return Err(self.deny(&format!("start of {:?}", request.path)));
         }
         let control = Control::default();
-        let id = self.take_place(parent, &control)?;
-        let started = match self.program(&request).await {
-            Ok((loaded, args)) => child::start(self, id, &loaded, request, args, control),
-            Err(errno) => Err(errno),
-        };
-        if started.is_err() {
-            self.state().all.remove(&id);
-        }
-        started.map(|()| id)
+        let mut place = Place { processes: self, id: self.take_place(parent, &control)?, kept: false };
+        let (loaded, args) = self.program(&request).await?;
+        child::start(self, place.id, &loaded, request, args, control)?;
+        place.kept = true;
+        Ok(place.id)
     }
 
     fn take_place(&self, parent: u32, control: &Control) -> Result<u32, Errno> {

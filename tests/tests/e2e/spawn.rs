@@ -1,0 +1,161 @@
+//! Programs that start programs: the interface `sampan:process/spawn` through the toolbox's shell.
+
+use sampan_tests::command::Run;
+use sampan_tests::store::sample_file;
+use sampan_tests::{Dir, Store, eventually};
+use std::os::unix::fs::PermissionsExt;
+
+/// `sh -c SCRIPT` in a container that may start programs.
+fn sh(store: &Store, script: &str) -> Run {
+    store.sampan("run --rm --allow-spawn toolbox sh -c").arg(script)
+}
+
+#[test]
+fn a_shell_runs_programs_and_says_how_they_ended() {
+    let store = Store::shared(&["toolbox"]);
+    sh(store, "ls /bin/sh; /bin/false; echo $?; cat /none; echo $?; nothing; echo $?; exit 7")
+        .fails(7)
+        .stdout_is("/bin/sh\n1\n1\n127\n")
+        .stderr_is("cat: can't open '/none': No such file or directory\nsh: nothing: not found\n");
+}
+
+#[test]
+fn scripts_come_from_files_and_from_standard_input() {
+    let store = Store::shared(&["toolbox"]);
+    let dir = Dir::context("FROM toolbox\nCOPY run.sh /run.sh\nCMD [\"/bin/sh\", \"/run.sh\", \"x y\"]\n")
+        .file("run.sh", "#!/bin/sh -e\nfor i in 1 2; do /bin/echo \"$i $1\"; done | tr a-z A-Z\nfalse\necho never\n");
+    store.build_from("spawn-script", &dir);
+    store.sampan("run --rm --allow-spawn spawn-script").ok().stdout_is("1 X Y\n2 X Y\n");
+    store.sampan("run --rm --allow-spawn spawn-script sh -c").arg("/run.sh b").fails(1).stdout_is("1 B\n2 B\n");
+    let script = "echo from $0\nread line\nthis line\ncat <<END\n$line\nEND\nls /bin/cat\nexit 4\n";
+    let run = store.sampan("run --rm -i --allow-spawn toolbox").stdin(script);
+    run.fails(4).stdout_is("from /bin/sh\nthis line\n/bin/cat\n").stderr_is("");
+}
+
+#[test]
+fn streams_go_where_they_are_told() {
+    let store = Store::shared(&["toolbox"]);
+    for (script, wanted) in [
+        ("/bin/echo one > /f; /bin/echo two >> /f; cat < /f; wc -l < /f", "one\ntwo\n2\n"),
+        ("ls /none 2>/err; cat /err", "ls: /none: No such file or directory\n"),
+        ("{ /bin/echo out; ls /none; } 2>&1 | wc -l", "2\n"),
+        ("{ /bin/echo a; echo b; /bin/echo c; } > /f; cat /f", "a\nb\nc\n"),
+        ("exec 3>/f; /bin/echo three >&3; echo four >&3; cat /f", "three\nfour\n"),
+        ("ls /none > /dev/null 2>&1; echo $?", "1\n"),
+        ("printf '3\\n1\\n2\\n' | sort | head -n 2 | tr '\\n' ,", "1,2,"),
+        ("x=$(ls /bin | grep -c .); [ $x -gt 60 ] && echo many", "many\n"),
+        ("echo a | cat | cat | cat | cat", "a\n"),
+        ("seq 5 | while read n; do /bin/echo \"<$n>\"; done | tail -n 1", "<5>\n"),
+        ("f() { while read x; do /bin/echo \"f $x\"; done; }; /bin/echo a | f | f", "f f a\n"),
+        ("cd /usr/bin; /bin/pwd; ls env; (cd /etc; /bin/pwd); pwd", "/usr/bin\nenv\n/etc\n/usr/bin\n"),
+        ("A=1 /bin/env | grep ^A=; export B=2; printenv B; echo \"[$A]\"", "A=1\n2\n[]\n"),
+    ] {
+        sh(store, script).ok().stdout_is(wanted).stderr_is("");
+    }
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_its_writer() {
+    let store = Store::shared(&["toolbox"]);
+    sh(store, "yes | head -n 1").ok().stdout_is("y\n").stderr_is("");
+    sh(store, "while :; do echo y; done | head -n 1").ok().stdout_is("y\n").stderr_is("");
+}
+
+#[test]
+fn a_hundred_megabytes_go_through_pipes_unharmed() {
+    let store = Store::shared(&["toolbox"]);
+    let script = "head -c 100000000 /dev/zero | cat | cat | wc -c; yes abcdefg | head -c 20000000 | md5sum";
+    sh(store, script).ok().stdout_is("100000000\n23f927d15b277f8fbdfa76c9192e186e  -\n");
+}
+
+#[test]
+fn what_runs_in_the_background_is_waited_for_and_killed() {
+    let store = Store::shared(&["toolbox"]);
+    sh(store, "sleep 1000 & kill $!; wait $!; echo $?").ok().stdout_is("143\n");
+    sh(store, "yes > /dev/null & kill -9 $!; wait $!; echo $?").ok().stdout_is("137\n");
+    sh(store, "(exit 3) & wait $!; echo $?; { sleep 0; echo done; } & wait").ok().stdout_is("3\ndone\n");
+    sh(store, "kill 1; echo $?; kill 999; echo $?").ok().stdout_is("1\n1\n");
+}
+
+#[test]
+fn the_end_of_the_first_program_is_the_end_of_all() {
+    let store = Store::shared(&["toolbox"]);
+    sh(store, "sleep 1000 & yes >/dev/null & echo over").ok().stdout_is("over\n");
+}
+
+#[test]
+fn a_stopped_container_takes_its_children_with_it() {
+    let store = Store::shared(&["toolbox"]);
+    for (how, code) in [("stop", 143), ("kill", 137)] {
+        for script in ["yes > /dev/null", "sleep 1000", "sleep 1000 | cat", "yes >/dev/null & wait"] {
+            let container = store.detached(format!("--allow-spawn toolbox sh -c 'echo up; {script}'"));
+            container.says("up");
+            let host = container.host();
+            store.sampan(format!("{how} {container}")).ok();
+            assert_eq!(container.wait(), code, "{how} {script}");
+            eventually("its host is gone", || !std::path::Path::new(&format!("/proc/{host}")).exists());
+        }
+    }
+}
+
+#[test]
+fn sixty_four_processes_are_the_most() {
+    let store = Store::shared(&["toolbox"]);
+    let script = "i=0; while [ $i -lt 80 ]; do sleep 1000 & i=$((i+1)); done 2>/err; wc -l < /err; head -n 1 /err";
+    let output = sh(store, script).ok();
+    // The shell is one, and the two that look need a place each, which they do not have.
+    assert!(output.stderr.contains("Resource temporarily unavailable"), "{output}");
+    let script = "i=0; while [ $i -lt 300 ]; do /bin/true & i=$((i+1)); done; wait; echo all";
+    sh(store, script).ok().stdout_is("all\n").stderr_is("");
+}
+
+#[test]
+fn without_the_grant_nothing_starts_and_a_line_says_why() {
+    let store = Store::shared(&["toolbox"]);
+    let run = store.sampan("run --rm toolbox sh -c").arg("echo built in; ls; echo $?").ok();
+    let run = run.stdout_is("built in\n126\n");
+    run.stderr_has("denied: let the container start programs of its own with --allow-spawn").stderr_has("sh: ls:");
+    let container = store.container("grant");
+    store.sampan(format!("create --name {container} --allow-spawn toolbox")).ok();
+    assert_eq!(container.inspect("{{.Sampan.Grants.Spawn}}"), "true");
+}
+
+#[test]
+fn what_is_no_program_is_told_apart() {
+    let store = Store::shared(&["toolbox", "hello"]);
+    let dir = Dir::context("FROM toolbox\nCOPY bad /bad\nCOPY text /text\nCOPY hello.wasm /hello\n")
+        .file("bad", b"\0asm\x01\0\0\0\x05")
+        .file("text", "echo a script without a first line\n")
+        .copy("hello.wasm", &sample_file("hello"));
+    store.build_from("spawn-kinds", &dir);
+    let output = store
+        .sampan("run --rm --allow-spawn spawn-kinds sh -c")
+        .arg("/hello; /text; /bad; echo $?; /etc; echo $?; /bin/ls/x; echo $?")
+        .ok();
+    output.stdout_is("Hello from Sampan!\na script without a first line\n126\n126\n127\n");
+}
+
+#[test]
+fn a_masked_program_is_denied() {
+    let store = Store::shared(&["toolbox"]);
+    let image = Dir::context("FROM toolbox\nCOPY other /bin/other\n").copy("other", &sample_file("toolbox"));
+    store.build_from("spawn-masked", &image);
+    // What masking puts over a program: a file that nobody may read, though root could.
+    let mask = Dir::new().file("mask", "");
+    std::fs::set_permissions(mask.join("mask"), std::fs::Permissions::from_mode(0o000)).unwrap();
+    let run = store.sampan(format!("run --rm --allow-spawn -v '{mask}/mask:/bin/other:ro' spawn-masked /bin/sh -c"));
+    run.arg("other; echo $?").ok().stdout_is("126\n").stderr_is("/bin/sh: other: Permission denied\n");
+}
+
+#[test]
+fn a_trap_of_a_child_is_told_and_is_not_the_shells() {
+    let store = Store::shared(&["toolbox", "probe"]);
+    let dir = Dir::context("FROM toolbox\nCOPY probe.wasm /bin/probe\n").copy("probe.wasm", &sample_file("probe"));
+    store.build_from("spawn-probe", &dir);
+    let run = |script: &str| store.sampan("run --rm --allow-spawn spawn-probe sh -c").arg(script);
+    run("probe trap 2>/err; echo $?; grep -c 'the program trapped' /err").ok().stdout_is("134\n1\n");
+    run("probe exit 200; echo $?").ok().stdout_is("200\n");
+    run("echo text | probe stdin | probe stdin; probe cat /etc/passwd > /copy; cat /copy")
+        .ok()
+        .stdout_is("text\nroot:x:0:0:root:/root:/bin/sh\n");
+}
