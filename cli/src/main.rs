@@ -87,6 +87,7 @@ macro_rules! group {
 
 const COMMANDS: &[Entry] = &[
     entry!("build", "Build an image from a Dockerfile", build::BuildArgs),
+    entry!("builder", "Manage what builds remember", builder::BuilderArgs),
     entry!("commit", "Make an image of a container", commit::CommitArgs),
     entry!("completion", "Print a shell's completion script", completion::CompletionArgs),
     group!("container", "Manage containers", CONTAINER),

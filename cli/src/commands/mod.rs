@@ -1,6 +1,7 @@
 //! A file a command, or a few that belong together.
 
 pub mod build;
+pub mod builder;
 pub mod commit;
 pub mod completion;
 pub mod df;
@@ -13,6 +14,7 @@ pub mod inspect;
 pub mod lifecycle;
 pub mod login;
 pub mod logs;
+pub mod output;
 pub mod port;
 pub mod progress;
 pub mod prune;

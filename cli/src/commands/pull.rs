@@ -85,11 +85,22 @@ pub fn find(store: &Store, name: &str, policy: Policy, quiet: bool) -> Result<Im
 
 /// An image that is not here by this name, as `FROM` names it: what an alias means, or pulled.
 pub fn bring(store: &Store, name: &str, platform: Option<&str>, quiet: bool) -> Result<Image> {
-    let reference = match look(store, name, false)? {
-        Ok(image) => return Ok(*image),
-        Err(reference) => reference,
-    };
-    match fetch(store, &reference, platform, quiet) {
+    match look(store, name, false)? {
+        Ok(image) => Ok(*image),
+        Err(reference) => fetch_for_build(store, &reference, platform, quiet),
+    }
+}
+
+/// The same, pulled anew if it is here; one that is at no registry is taken as it is here.
+pub fn bring_anew(store: &Store, name: &str, platform: Option<&str>, quiet: bool) -> Result<Image> {
+    match look(store, name, true)? {
+        Ok(image) => Ok(*image),
+        Err(reference) => fetch_for_build(store, &reference, platform, quiet),
+    }
+}
+
+fn fetch_for_build(store: &Store, reference: &Reference, platform: Option<&str>, quiet: bool) -> Result<Image> {
+    match fetch(store, reference, platform, quiet) {
         Err(error) if error.is::<AlreadyTold>() => bail!("it is not here and could not be pulled"),
         other => other,
     }

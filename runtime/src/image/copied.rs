@@ -55,7 +55,7 @@ fn walk(plan: &mut Plan, copy: &Path, below: &[PathBuf], at: &Path) -> Result<()
             walk(plan, &host, &merged, &path)?;
         } else if meta.is_symlink() {
             let target = std::fs::read_link(&host).map_err(LayerError::read(&host))?;
-            if !matches!(&known, Node::Link(known) if *known == target) {
+            if !matches!(&known, Node::Link { target: known, .. } if *known == target) {
                 plan.make_dirs(at)?;
                 plan.changed(&path, &host, &meta)?;
             }

@@ -25,8 +25,8 @@ pub(crate) enum Node {
     Dir(Vec<PathBuf>),
     /// A regular file, on the host.
     File(PathBuf),
-    /// A symbolic link that was not followed, and what it says.
-    Link(PathBuf),
+    /// A symbolic link that was not followed: what it says, and where it is on the host.
+    Link { target: PathBuf, host: PathBuf },
     /// Nothing.
     Missing,
     /// No such path can be: something that is no directory is in the way (there, within the image), or links go round.
@@ -85,7 +85,7 @@ pub(crate) fn resolve(dirs: &[PathBuf], path: &Path, follow: bool) -> Result<Res
                 stack.push(merged);
                 at.push(name);
             }
-            Node::Link(target) if follow || !ahead.is_empty() => {
+            Node::Link { target, .. } if follow || !ahead.is_empty() => {
                 links += 1;
                 if links > MOST_LINKS {
                     return Ok(Resolved { node: Node::Blocked(at.join(&name)), path: at.join(name) });
@@ -150,7 +150,8 @@ pub(crate) fn look(here: &[PathBuf], name: &OsStr) -> Result<Node> {
         } else if !merged.is_empty() || is_whiteout(&meta) {
             break;
         } else if meta.is_symlink() {
-            return std::fs::read_link(&path).map(Node::Link).map_err(StoreError::io("read", path));
+            let target = std::fs::read_link(&path).map_err(StoreError::io("read", &path))?;
+            return Ok(Node::Link { target, host: path });
         } else {
             return Ok(Node::File(path));
         }
@@ -246,7 +247,7 @@ mod tests {
         let missing = resolve(&dirs, Path::new("/lib/new/file"), true).unwrap();
         assert!(matches!(missing.node, Node::Missing));
         assert_eq!(missing.path, Path::new("usr/lib/new/file"));
-        assert!(matches!(resolve(&dirs, Path::new("/lib"), false).unwrap().node, Node::Link(_)));
+        assert!(matches!(resolve(&dirs, Path::new("/lib"), false).unwrap().node, Node::Link { .. }));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -72,6 +72,12 @@ pub enum ImageError {
         /// The base image's short id.
         base: String,
     },
+    /// A layer that a build counted on went away while it ran.
+    #[error("the layer {digest} was removed while this build ran; build again")]
+    LayerRemoved {
+        /// The layer's digest.
+        digest: String,
+    },
     /// An artifact, whose layers are no archives, was to be put into a Docker archive.
     #[error(
         "image {image} is an artifact, whose Wasm is a layer of its own, and a Docker archive holds only archives: save \

@@ -48,12 +48,7 @@ fn walk(packer: &mut Packer<impl Write>, here: &[PathBuf], at: &Path, originals:
                     packer.file(&path, &host, &meta)?;
                 }
             }
-            Node::Link(target) => {
-                let host = here.iter().map(|dir| dir.join(&name)).find(|host| link_at(host).is_ok());
-                if let Some(host) = host {
-                    packer.link(&path, originals.of(&path, &target)?, &look_at(&host)?)?;
-                }
-            }
+            Node::Link { target, host } => packer.link(&path, originals.of(&path, &target)?, &look_at(&host)?)?,
             Node::Missing | Node::Blocked(_) => {}
         }
     }
@@ -225,10 +220,6 @@ fn names_in(dir: &Path) -> Result<Vec<OsString>> {
 
 fn look_at(path: &Path) -> Result<Metadata> {
     Ok(path.symlink_metadata().map_err(StoreError::io("look at", path))?)
-}
-
-fn link_at(path: &Path) -> Result<PathBuf> {
-    Ok(std::fs::read_link(path).map_err(StoreError::io("read", path))?)
 }
 
 #[cfg(test)]

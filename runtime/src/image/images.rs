@@ -3,7 +3,7 @@
 use super::aliases::{Alias, Aliases};
 use super::formats::{self, Shape};
 use super::index::{self, Change, Entry};
-use super::{Image, ImageError, Reference, Result, blobs, unpack};
+use super::{Image, ImageError, Layer, Reference, Result, blobs, unpack};
 use crate::store::{Lock, Scratch, Store, StoreError, files};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -88,6 +88,8 @@ pub(super) struct Finished<'s> {
     pub names: Vec<Reference>,
     /// The image whose layers lie below.
     pub base: Option<Image>,
+    /// All its layers: those that are not among the blobs must be in the store.
+    pub needs: Vec<Layer>,
 }
 
 impl<'a> Images<'a> {
@@ -238,23 +240,31 @@ impl<'a> Images<'a> {
     /// nothing has happened that anybody can see.
     pub(super) fn publish(&self, new: Finished<'_>) -> Result<Image> {
         let made = New { manifest: new.manifest, id: new.id, names: new.names };
-        let mut images = self.publish_all(new.scratch, &new.blobs, &new.unpacked, &[made], new.base.as_ref())?;
+        let needs = (new.base.as_ref(), new.needs.as_slice());
+        let mut images = self.publish_all(new.scratch, &new.blobs, &new.unpacked, &[made], needs)?;
         images.pop().ok_or_else(|| ImageError::NotFound { name: String::new() })
     }
 
-    /// The same for several images that share what they are made of: all of them are there at once, or none.
+    /// The same for several images that share what they are made of: all of them are there at once, or none. What they need
+    /// besides, an image below and layers, must be there.
     pub(super) fn publish_all(
         &self,
         scratch: &Scratch,
         blobs: &[(String, PathBuf)],
         unpacked: &[(String, PathBuf)],
         images: &[New],
-        base: Option<&Image>,
+        (base, needs): (Option<&Image>, &[Layer]),
     ) -> Result<Vec<Image>> {
         unpack::flush(scratch.path())?;
         let mut change = Change::begin(self.store)?;
         if let Some(base) = base.filter(|base| !change.has(&base.manifest)) {
             return Err(ImageError::BaseRemoved { base: base.display_name() });
+        }
+        for layer in needs {
+            let is_new = blobs.iter().any(|(digest, _)| *digest == layer.digest);
+            if !is_new && !blobs::path(self.store, &layer.digest)?.exists() {
+                return Err(ImageError::LayerRemoved { digest: layer.digest.clone() });
+            }
         }
         for (digest, made) in blobs {
             let place = blobs::path(self.store, digest)?;

@@ -6,12 +6,14 @@ use super::entry::{self, Node};
 use crate::store::StoreError;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tar::{EntryType, Header};
 
@@ -69,12 +71,14 @@ pub(super) struct Plan {
     below: Vec<PathBuf>,
     /// The latest time that a file may bear.
     latest: Option<i64>,
+    /// The mode that files and directories get, instead of their own.
+    mode: Option<u32>,
     /// Whom what is put here belongs to: user and group.
     owner: (u32, u32),
     entries: BTreeMap<PathBuf, Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     what: What,
     mode: u32,
@@ -82,12 +86,12 @@ struct Entry {
     owner: (u32, u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum What {
     Dir,
     File {
         host: PathBuf,
-        size: u64,
+        stamp: Stamp,
     },
     Link {
         target: PathBuf,
@@ -100,6 +104,48 @@ enum What {
     Gone,
 }
 
+/// A file's identity, which no write leaves unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Nanoseconds since 1970.
+    modified: i128,
+    changed: i128,
+}
+
+impl Stamp {
+    pub fn of(meta: &Metadata) -> Self {
+        let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.len(),
+            modified: time(meta.mtime(), meta.mtime_nsec()),
+            changed: time(meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+
+    /// What tells the file from all others of this machine, now.
+    pub fn id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    /// Whether another write would give it other times: clocks of file systems step by up to 10 ms, and some by 2 s.
+    pub fn is_settled(&self, now: i128) -> bool {
+        let step: i128 = if self.changed % 1_000_000_000 == 0 { 2_000_000_000 } else { 20_000_000 };
+        self.changed.max(self.modified).saturating_add(step) < now
+    }
+
+    /// Makes it seem older.
+    #[cfg(test)]
+    pub fn age(&mut self, nanoseconds: i128) {
+        self.changed -= nanoseconds;
+        self.modified -= nanoseconds;
+    }
+}
+
 /// A finished blob.
 #[derive(Debug)]
 pub(super) struct Blob {
@@ -107,11 +153,13 @@ pub(super) struct Blob {
     pub size: u64,
     /// The digest of the archive, uncompressed.
     pub diff_id: String,
+    /// Whether every file was while it was written what it was when it was looked at.
+    pub steady: bool,
 }
 
 impl Plan {
     pub fn new(below: Vec<PathBuf>, latest: Option<i64>) -> Self {
-        Self { below, latest, owner: (0, 0), entries: BTreeMap::new() }
+        Self { below, latest, mode: None, owner: (0, 0), entries: BTreeMap::new() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -148,7 +196,7 @@ impl Plan {
     pub fn dir(&mut self, path: &Path, like: &Metadata) -> Result<()> {
         self.make_dirs(path)?;
         if path != Path::new("") {
-            self.put(path, What::Dir, like.mode(), like.mtime())?;
+            self.put(path, What::Dir, self.mode.unwrap_or(like.mode()), like.mtime())?;
         }
         Ok(())
     }
@@ -156,7 +204,8 @@ impl Plan {
     /// A file, read from the host when the layer is written.
     pub fn file(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<()> {
         self.place(path, host)?;
-        self.put(path, What::File { host: host.to_owned(), size: meta.len() }, meta.mode(), meta.mtime())
+        let mode = self.mode.unwrap_or(meta.mode());
+        self.put(path, What::File { host: host.to_owned(), stamp: Stamp::of(meta) }, mode, meta.mtime())
     }
 
     /// A symbolic link, copied as it is.
@@ -164,6 +213,40 @@ impl Plan {
         self.place(path, host)?;
         let target = std::fs::read_link(host).map_err(LayerError::read(host))?;
         self.put(path, What::Link { target }, 0o777, meta.mtime())
+    }
+
+    /// A directory of an archive.
+    pub fn own_dir(&mut self, path: &Path, mode: u32, mtime: i64) -> Result<()> {
+        self.make_dirs(path)?;
+        self.put(path, What::Dir, self.mode.unwrap_or(mode), mtime)
+    }
+
+    /// A file of an archive, whose content lies on the host.
+    pub fn own_file(&mut self, path: &Path, host: &Path, meta: &Metadata, mode: u32, mtime: i64) -> Result<()> {
+        self.place(path, host)?;
+        let what = What::File { host: host.to_owned(), stamp: Stamp::of(meta) };
+        self.put(path, what, self.mode.unwrap_or(mode), mtime)
+    }
+
+    /// A symbolic link of an archive.
+    pub fn own_link(&mut self, path: &Path, target: &Path, mtime: i64) -> Result<()> {
+        self.place(path, path)?;
+        self.put(path, What::Link { target: target.to_owned() }, 0o777, mtime)
+    }
+
+    /// One more name of a file that was put here before.
+    pub fn another_name(&mut self, path: &Path, first: &Path) -> Result<()> {
+        self.place(path, path)?;
+        let Some(entry) = self.entries.get(first).filter(|entry| !matches!(entry.what, What::Dir)) else {
+            return Err(cannot_place(
+                path,
+                path,
+                "it is a hard link to something that is not in the archive before it",
+            ));
+        };
+        // Its content once more, since the order in which a layer is written is not that of the archive.
+        self.entries.insert(path.to_owned(), entry.clone());
+        Ok(())
     }
 
     /// Makes way for something that is no directory.
@@ -189,7 +272,7 @@ impl Plan {
     pub(super) fn changed(&mut self, path: &Path, host: &Path, meta: &Metadata) -> Result<()> {
         let what = match meta.is_symlink() {
             true => What::Link { target: std::fs::read_link(host).map_err(LayerError::read(host))? },
-            false => What::File { host: host.to_owned(), size: meta.len() },
+            false => What::File { host: host.to_owned(), stamp: Stamp::of(meta) },
         };
         self.put(path, what, if meta.is_symlink() { 0o777 } else { meta.mode() }, meta.mtime())
     }
@@ -223,23 +306,98 @@ impl Plan {
         Ok(())
     }
 
+    /// Whom what is put here from now on belongs to, and not to 0.
+    pub fn set_owner(&mut self, owner: (u32, u32)) {
+        self.owner = owner;
+    }
+
+    /// The mode that files and directories get from now on, and not their own.
+    pub fn set_mode(&mut self, mode: u32) {
+        self.mode = Some(mode);
+    }
+
+    /// What the layer will be, but for the times of its files: those of the context change with every checkout.
+    /// `content` gives the digest of a file.
+    pub fn digest(&self, content: impl Fn(&Path, &Stamp) -> Result<String>) -> Result<String> {
+        let mut all = Hashing::new(std::io::sink());
+        let mut add = |bytes: &[u8]| -> std::io::Result<()> {
+            // Its length first, so that no two lists of parts look the same.
+            all.write_all(&bytes.len().to_le_bytes())?;
+            all.write_all(bytes)
+        };
+        for (path, entry) in &self.entries {
+            let (kind, what): (u8, Cow<'_, [u8]>) = match &entry.what {
+                What::Dir => (b'd', Cow::Borrowed(&[])),
+                What::File { host, stamp } => (b'f', Cow::Owned(content(host, stamp)?.into_bytes())),
+                What::Link { target } => (b'l', Cow::Borrowed(target.as_os_str().as_bytes())),
+                What::Same { path } => (b'h', Cow::Borrowed(path.as_os_str().as_bytes())),
+                What::Gone => (b'w', Cow::Borrowed(&[])),
+            };
+            let attributes = format!("{:o} {} {}", entry.mode, entry.owner.0, entry.owner.1);
+            let parts = [&[kind], path.as_os_str().as_bytes(), attributes.as_bytes(), &what];
+            parts.into_iter().try_for_each(&mut add).map_err(LayerError::read(path))?;
+        }
+        Ok(all.finish().1)
+    }
+
     /// Writes the layer's blob.
     pub fn write(&self, blob: &Path) -> Result<Blob> {
         let failed = || StoreError::io("write", blob);
         let file = File::create_new(blob).map_err(failed())?;
         // Neither a time nor a file's name goes into the compressed form.
         let compressed = GzEncoder::new(Hashing::new(file), Compression::default());
-        let mut archive = tar::Builder::new(Hashing::new(compressed));
-        for (path, entry) in &self.entries {
-            append(&mut archive, path, entry, blob)?;
-        }
-        let (compressed, diff_id, _) = archive.into_inner().map_err(failed())?.finish();
+        let (archive, steady) = self.archive(Hashing::new(compressed), blob)?;
+        let (compressed, diff_id, _) = archive.finish();
         let (_, digest, size) = compressed.finish().map_err(failed())?.finish();
-        Ok(Blob { digest, size, diff_id })
+        Ok(Blob { digest, size, diff_id, steady })
+    }
+
+    /// Writes the files as an archive; `to` is what it is called in messages. Gives the writer back, and whether every file
+    /// was what it was when it was looked at.
+    pub fn archive<W: Write>(&self, out: W, to: &Path) -> Result<(W, bool)> {
+        let mut archive = tar::Builder::new(out);
+        let mut steady = true;
+        for (path, entry) in &self.entries {
+            steady &= append(&mut archive, path, entry, to)?;
+        }
+        let out = archive.into_inner().map_err(StoreError::io("write", to))?;
+        Ok((out, steady))
+    }
+
+    /// Puts the files into a directory.
+    pub fn write_into(&self, to: &Path) -> Result<()> {
+        let make = |host: &Path, entry: &Entry| -> std::io::Result<()> {
+            let is_dir = host.symlink_metadata().map(|meta| meta.is_dir());
+            if !matches!(entry.what, What::Dir) && is_dir.is_ok_and(|is_dir| !is_dir) {
+                std::fs::remove_file(host)?;
+            }
+            match &entry.what {
+                What::Dir if host.is_dir() => {}
+                What::Dir => std::fs::create_dir(host)?,
+                What::Link { target } => return std::os::unix::fs::symlink(target, host),
+                What::Same { path } => return std::fs::hard_link(to.join(path), host),
+                What::Gone => return Ok(()),
+                What::File { host: from, .. } => {
+                    std::fs::copy(from, host)?;
+                    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(entry.mtime);
+                    File::options().append(true).open(host)?.set_modified(time)?;
+                }
+            }
+            // Whoever asked for the files must be able to enter and remove them.
+            let own = if matches!(entry.what, What::Dir) { 0o700 } else { 0o600 };
+            std::fs::set_permissions(host, std::fs::Permissions::from_mode(entry.mode & 0o777 | own))
+        };
+        std::fs::create_dir_all(to).map_err(StoreError::io("create", to))?;
+        for (path, entry) in &self.entries {
+            let host = to.join(path);
+            make(&host, entry).map_err(StoreError::io("write", &host))?;
+        }
+        Ok(())
     }
 }
 
-fn append(archive: &mut tar::Builder<impl std::io::Write>, path: &Path, entry: &Entry, blob: &Path) -> Result<()> {
+/// Writes one entry. Whether its file is what it was when it was looked at.
+fn append(archive: &mut tar::Builder<impl Write>, path: &Path, entry: &Entry, blob: &Path) -> Result<bool> {
     let failed = || StoreError::io("write", blob);
     let mut header = Header::new_gnu();
     header.set_mode(entry.mode);
@@ -266,12 +424,14 @@ fn append(archive: &mut tar::Builder<impl std::io::Write>, path: &Path, entry: &
             header.set_entry_type(EntryType::Regular);
             archive.append_data(&mut header, path, std::io::empty()).map_err(failed())?;
         }
-        What::File { host, size } => {
+        What::File { host, stamp } => {
+            let size = stamp.size;
             header.set_entry_type(EntryType::Regular);
-            header.set_size(*size);
+            header.set_size(size);
             // The last component was no link when it was looked at, and must not have become one.
             let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(host);
-            let mut content = Watched { inner: file.map_err(LayerError::read(host))?.take(*size), error: None };
+            let file = file.map_err(LayerError::read(host))?;
+            let mut content = Watched { inner: (&file).take(size), error: None };
             let written = archive.append_data(&mut header, path, &mut content);
             if let Some(error) = content.error {
                 return Err(LayerError::read(host)(error));
@@ -281,9 +441,11 @@ fn append(archive: &mut tar::Builder<impl std::io::Write>, path: &Path, entry: &
                 let shrunk = std::io::Error::new(ErrorKind::UnexpectedEof, "it became shorter while it was copied");
                 return Err(LayerError::read(host)(shrunk));
             }
+            let now = file.metadata().map_err(LayerError::read(host))?;
+            return Ok(Stamp::of(&now) == *stamp);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Tells errors of reading from errors of writing, which copying mixes up.
@@ -311,7 +473,6 @@ fn cannot_place(from: &Path, to: &Path, reason: &'static str) -> LayerError {
 mod tests {
     use super::*;
     use crate::store::files::tests::temp_dir;
-    use std::os::unix::fs::PermissionsExt;
 
     /// Path, type, mode, time and content.
     type Found = (String, EntryType, u32, u64, String);

@@ -19,6 +19,7 @@
 //! copied      what was changed in a copy of all layers → such files, where there is no overlay
 //! export      the whole tree of a container → an archive
 //! build       a Dockerfile → an image
+//! cache       the steps of builds, and what they gave
 //! pull        a registry → an image
 //! push        an image → a registry
 //! aliases     what names stand for that are not here
@@ -28,6 +29,7 @@
 pub mod aliases;
 mod blobs;
 pub mod build;
+mod cache;
 mod copied;
 pub mod entry;
 mod error;
@@ -54,6 +56,7 @@ mod tests;
 pub use oci_spec::image::ImageConfiguration;
 
 pub(crate) use blobs::digest_of;
+pub use cache::Kept;
 pub use entry::find_in_layers;
 pub(crate) use entry::{directories_at, is_opaque};
 pub use error::ImageError;

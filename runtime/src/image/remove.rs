@@ -1,9 +1,10 @@
 //! Taking names and images away, by the rules of `docker rmi`, and sweeping what no image mentions.
 
 use super::index::{self, Change};
-use super::{Image, ImageError, Images, Reference, Result};
+use super::{Image, ImageError, Images, Kept, Reference, Result, cache};
 use crate::store::{Scratch, StoreError, files};
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 /// What [`Images::remove`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl Images<'_> {
             return Err(ImageError::InUse { image: image.display_name(), container, force });
         }
         removed.deleted.push(image.id.clone());
-        if let Some(swept) = self.sweep(&change)? {
+        if let Some(swept) = self.sweep(&change, Cached::NotOf(image))? {
             let layers = image.layers.iter().rev().map(|layer| layer.chain_id.clone());
             removed.deleted.extend(layers.filter(|id| !swept.layers.contains(id)));
             // Deleting takes time, and nobody need wait for it.
@@ -105,7 +106,13 @@ impl Images<'_> {
             }
         }
         let mut pruned = Pruned::default();
-        let swept = self.sweep(&change)?;
+        let of_taken = |kept: &Kept| {
+            let of = |image: &Image| {
+                kept.layer.as_ref().is_some_and(|layer| image.layers.iter().any(|own| own.chain_id == layer.chain_id))
+            };
+            taken.iter().any(|(image, _)| of(image))
+        };
+        let swept = self.sweep(&change, Cached::If(&|kept, in_image| in_image || !of_taken(kept)))?;
         let kept = swept.as_ref().map(|swept| &swept.layers);
         for (image, _) in &taken {
             pruned.removed.untagged.extend(image.names.iter().map(Reference::familiar));
@@ -120,20 +127,98 @@ impl Images<'_> {
         Ok(pruned)
     }
 
+    /// Removes an image that has no name, and leaves what the build cache has of it.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn discard(&self, image: &Image) -> Result<()> {
+        let mut change = Change::begin(self.store)?;
+        if self.look_up(&image.id)?.image.names.is_empty() {
+            change.remove(&image.manifest);
+            change.save()?;
+            let swept = self.sweep(&change, Cached::Limited)?;
+            drop(change);
+            drop(swept);
+        }
+        Ok(())
+    }
+
+    /// Forgets steps of the build cache and sweeps what they kept: those that `goes` says, given whether an image has the
+    /// layer too. Tells which they were, and how many bytes they took that no image needs.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn prune_cache(&self, goes: &dyn Fn(&Kept, bool) -> bool) -> Result<Vec<(Kept, u64)>> {
+        let change = Change::begin(self.store)?;
+        let before = cache::all(self.store)?;
+        let swept = self.sweep(&change, Cached::If(&|kept, in_image| !goes(kept, in_image)))?;
+        drop(change);
+        let Some(swept) = swept else { return Ok(Vec::new()) };
+        let after: BTreeSet<String> = cache::all(self.store)?.into_iter().map(|kept| kept.key).collect();
+        let mut counted = BTreeSet::new();
+        let mut freed = |kept: &Kept| {
+            let gone = |layer: &&super::Layer| !swept.layers.contains(&layer.chain_id);
+            let layer = kept.layer.as_ref().filter(gone)?;
+            counted.insert(layer.digest.clone()).then_some(layer.size)
+        };
+        let gone = before.into_iter().filter(|kept| !after.contains(&kept.key));
+        Ok(gone.map(|kept| (freed(&kept).unwrap_or(0), kept)).map(|(freed, kept)| (kept, freed)).collect())
+    }
+
+    /// Drops what the build cache has beyond its limits; for the end of a build.
+    pub(super) fn limit_cache(&self) -> Result<()> {
+        // What images have is not counted then; this only tells whether it is worth a closer look.
+        if cache::beyond_limits(&cache::all(self.store)?, &BTreeSet::new(), SystemTime::now()).is_empty() {
+            return Ok(());
+        }
+        let change = Change::begin(self.store)?;
+        let swept = self.sweep(&change, Cached::Limited)?;
+        drop(change);
+        drop(swept);
+        Ok(())
+    }
+
+    /// The steps that the build cache keeps, when images have the layers `needed`; others are forgotten.
+    fn kept(&self, needed: &BTreeSet<String>, cached: Cached<'_>) -> Result<Vec<Kept>> {
+        let all = cache::all(self.store)?;
+        let in_image = |kept: &Kept| kept.layer.as_ref().is_some_and(|layer| needed.contains(&layer.chain_id));
+        let mut gone: BTreeSet<String> =
+            cache::beyond_limits(&all, needed, SystemTime::now()).into_iter().map(|kept| kept.key.clone()).collect();
+        let asked = all.iter().filter(|kept| match cached {
+            Cached::Limited => false,
+            Cached::NotOf(image) => {
+                let of_image = |layer: &super::Layer| image.layers.iter().any(|own| own.chain_id == layer.chain_id);
+                kept.layer.as_ref().is_some_and(of_image) && !in_image(kept)
+            }
+            Cached::If(stays) => !stays(kept, in_image(kept)),
+        });
+        gone.extend(asked.map(|kept| kept.key.clone()));
+        let (stay, go): (Vec<Kept>, Vec<Kept>) = all.into_iter().partition(|kept| !gone.contains(&kept.key));
+        cache::forget(self.store, &go);
+        Ok(stay)
+    }
+
     /// Moves away the blobs and unpacked layers that no image mentions. `change` holds the lock: while it lives, nobody
     /// else puts blobs in place. `None` if it cannot be told what is mentioned; then nothing is moved.
-    fn sweep(&self, change: &Change) -> Result<Option<Swept>> {
+    fn sweep(&self, change: &Change, cached: Cached<'_>) -> Result<Option<Swept>> {
         let mut swept = Swept { layers: BTreeSet::new(), trash: self.store.scratch()? };
         let mut blobs = BTreeSet::new();
         let bytes = index::read(self.store)?;
         let entries = index::entries(self.store, &bytes)?;
+        let mut ids = BTreeSet::new();
         for digest in change.digests() {
             let Ok(image) = self.load(&digest, &entries) else { return Ok(None) };
+            ids.insert(image.id.clone());
             blobs.extend([image.manifest, image.id]);
             for layer in image.layers {
                 blobs.insert(layer.digest);
                 swept.layers.insert(layer.chain_id);
             }
+        }
+        for kept in self.kept(&swept.layers, cached)? {
+            let Some(layer) = kept.layer else { continue };
+            blobs.insert(layer.digest);
+            swept.layers.insert(layer.chain_id);
         }
         // Moved, not deleted in place: half a layer would look like a whole one.
         let blobs = ("blob", self.store.content().join("blobs/sha256"), &blobs);
@@ -145,12 +230,24 @@ impl Images<'_> {
             }
         }
         super::pull::sweep(self.store, super::pull::KEPT);
+        cache::forget_images(self.store, |id| ids.contains(id));
         // Left by a writer of the index that was killed; no other is at work now.
         for name in names_in(&self.store.content())?.iter().filter(|name| name.starts_with(".index.json.")) {
             let _ = std::fs::remove_file(self.store.content().join(name));
         }
         Ok(Some(swept))
     }
+}
+
+/// Which steps of the build cache keep their layers.
+#[derive(Clone, Copy)]
+pub(super) enum Cached<'a> {
+    /// Those within the limits.
+    Limited,
+    /// The same, but not those whose layers only this image had: who removes an image wants its place.
+    NotOf(&'a Image),
+    /// Those that this says.
+    If(&'a dyn Fn(&Kept, bool) -> bool),
 }
 
 /// What a sweep found.

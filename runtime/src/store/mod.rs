@@ -197,6 +197,12 @@ impl Store {
         self.root.join("code")
     }
 
+    /// What builds remember; made when first needed.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
     /// Containers, a directory each, named by the id.
     #[must_use]
     pub fn containers(&self) -> PathBuf {

@@ -1,12 +1,13 @@
 //! What a container has written and how it was run → an image, on top of the image that it was made of.
 
-use super::stage::Stage;
+use super::builder::apply_setting;
+use super::instruction::Instruction;
+use super::settings::Settings;
+use super::stage::{Build, Stage};
 use super::{BuildError, BuildOptions, Problem, dockerfile, settings};
-use crate::image::build::settings::Settings;
 use crate::image::{Image, Reference, copied, upper};
 use crate::store::Store;
 use oci_spec::image::{Config, ImageConfiguration};
-use parse_dockerfile::Instruction;
 use std::path::{Path, PathBuf};
 
 /// What the image shall be.
@@ -48,10 +49,12 @@ pub(crate) fn commit<E: From<BuildError>>(
     ready: impl FnOnce(&ImageConfiguration, &[PathBuf]) -> Result<(), E>,
 ) -> Result<Image, E> {
     let scratch = store.scratch().map_err(BuildError::from)?;
-    let mut stage = Stage::new(store, &scratch, &BuildOptions::default(), '\\');
+    let options = BuildOptions { no_cache: true, ..BuildOptions::default() };
+    let build = Build::new(store, &options, &scratch, '\\');
+    let mut stage = Stage::new(&build, String::new());
     let names = image.names.clone();
     fill(&mut stage, base, image, written).map_err(said_by_user)?;
-    ready(&stage.config()?, stage.dirs())?;
+    ready(&stage.image_config()?, stage.dirs())?;
     Ok(stage.finish(&names)?)
 }
 
@@ -59,7 +62,10 @@ fn fill(stage: &mut Stage<'_>, base: Option<Image>, image: Committed, written: &
     if let Some(base) = base {
         stage.start_from(base)?;
     }
-    stage.settings = Settings::from(&image.config);
+    // What the OCI specification does not know of is the image's below.
+    let rest = std::mem::take(&mut stage.settings.rest);
+    let config = serde_json::to_value(&image.config).unwrap_or_default();
+    stage.settings = Settings { rest, ..config.as_object().map(Settings::of).unwrap_or_default() };
     let plan = match written {
         Written::Upper(dir) => upper::changes(dir, None)?,
         Written::Copy(copy, layers) => copied::changes(copy, layers)?,
@@ -78,29 +84,32 @@ fn apply(stage: &mut Stage<'_>, change: &str) -> Result<(), Problem> {
         other => Problem::Syntax(format!("--change {change:?}: {other}")),
     };
     let parsed = dockerfile::parse(&text, shown).map_err(words)?;
-    let steps = dockerfile::steps(&parsed, &text, shown);
-    if steps.len() < 2 {
+    let steps = parsed.stages.first().map(|stage| stage.steps.as_slice()).unwrap_or_default();
+    if steps.is_empty() || parsed.stages.len() > 1 {
         return Err(Problem::Syntax(format!("--change {change:?} is no instruction")));
     }
-    for step in steps.iter().skip(1) {
-        match step.instruction {
-            Instruction::Cmd(i) => settings::cmd(stage, i),
-            Instruction::Entrypoint(i) => settings::entrypoint(stage, i),
-            Instruction::Env(i) => settings::env(stage, i)?,
-            Instruction::Expose(i) => settings::expose(stage, i)?,
-            Instruction::Label(i) => settings::label(stage, i)?,
-            Instruction::User(i) => stage.settings.user = Some(stage.expand(&i.arguments.value)?),
-            Instruction::Volume(i) => settings::volume(stage, i)?,
-            Instruction::Workdir(i) => {
-                if let Some(made) = settings::workdir(stage, i)? {
+    for step in steps {
+        match &step.instruction {
+            Instruction::Cmd(_)
+            | Instruction::Entrypoint(_)
+            | Instruction::Env(_)
+            | Instruction::Expose(_)
+            | Instruction::HealthCheck(_)
+            | Instruction::Label(_)
+            | Instruction::OnBuild(_)
+            | Instruction::StopSignal(_)
+            | Instruction::User(_)
+            | Instruction::Volume(_) => apply_setting(stage, &step.instruction)?,
+            Instruction::Workdir(path) => {
+                if let Some(made) = settings::workdir(stage, path)? {
                     stage.record(&step.text, Some(made))?;
                 }
             }
             _ => {
+                let word = step.text.split_whitespace().next().unwrap_or_default();
                 return Err(Problem::Syntax(format!(
-                    "--change {change:?}: {} cannot be done to a container; what can is CMD, ENTRYPOINT, ENV, EXPOSE, \
-                     LABEL, USER, VOLUME and WORKDIR",
-                    step.keyword
+                    "--change {change:?}: {word} cannot be done to a container; what can is CMD, ENTRYPOINT, ENV, EXPOSE, \
+                     HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR"
                 )));
             }
         }

@@ -38,6 +38,25 @@ pub enum BuildError {
         /// Why not.
         problem: Problem,
     },
+    /// An image shall be for something that its program is not.
+    #[error(
+        "the image shall be for {wanted}/wasm, and its program is for {found}/wasm; leave --platform out, or correct it"
+    )]
+    OtherPlatform {
+        /// What was asked for.
+        wanted: &'static str,
+        /// What the program is.
+        found: &'static str,
+    },
+    /// What was built cannot be written where it shall be.
+    #[error("cannot write what was built: {problem}")]
+    Output {
+        /// Why not.
+        problem: LayerError,
+    },
+    /// Images were to be pulled, and whoever asked gave no way to.
+    #[error("images cannot be pulled here; leave --pull out")]
+    CannotPull,
     /// The image cannot be put in place.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -70,41 +89,87 @@ pub enum Problem {
     #[error("{0}")]
     Syntax(String),
     /// No instruction is called so.
-    #[error(
-        "unknown instruction {0:?}; this version knows FROM, COPY, ENV, WORKDIR, EXPOSE, LABEL, VOLUME, ENTRYPOINT and CMD"
-    )]
-    UnknownInstruction(String),
+    #[error("unknown instruction {word:?}; there are {known}")]
+    UnknownInstruction {
+        /// The word.
+        word: String,
+        /// What there is.
+        known: &'static str,
+    },
     /// Docker knows this, and this version does not yet.
     #[error("{what} is not supported yet by this version")]
     NotYet {
         /// The instruction or its flag.
         what: String,
     },
-    /// There is no such base image, here or at its registry.
-    #[error("FROM {name} failed: {reason}")]
+    /// There is no such base image in the store, and none could be brought.
+    #[error("there is no image {name} here, {}{hint}", why_not(.pull))]
     NoBase {
         /// Its name, as written.
         name: String,
-        /// Why not.
+        /// Why none could be brought.
+        pull: Option<String>,
+        /// What else the user may have meant.
+        hint: String,
+    },
+    /// Stages need each other in a circle.
+    #[error("circular dependency: stage {path}; one of them must come from another image, or from scratch")]
+    Circular {
+        /// The stages, in the order in which they need each other.
+        path: String,
+    },
+    /// There is no such stage.
+    #[error("there is no stage {name:?}; this Dockerfile has {known}")]
+    NoStage {
+        /// What was asked for.
+        name: String,
+        /// The stages.
+        known: String,
+    },
+    /// A native program would have to run.
+    #[error(
+        "{what}, and nothing native runs here: RUN runs Wasm programs. Build outside and COPY the result, or give what this \
+         stage would make as a directory: --build-context {stage}=DIR"
+    )]
+    Native {
+        /// What is native.
+        what: String,
+        /// The stage's name.
+        stage: String,
+    },
+    /// What RUN names is not there.
+    #[error("RUN failed: there is no program {program:?} in this stage{hint}")]
+    NoProgram {
+        /// Its name or path.
+        program: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A remote file.
+    #[error("ADD {url} failed: {reason}")]
+    Remote {
+        /// Where it is.
+        url: String,
+        /// What went wrong.
         reason: String,
     },
     /// A source of COPY is not there.
-    #[error("COPY failed: {path:?} is not in the build context {}{}", context.display(), why_ignored(*.ignored))]
+    #[error("COPY failed: {path:?} is not in {context}{}", why_ignored(*.ignored))]
     NotInContext {
         /// The source, as written.
         path: String,
-        /// The build context.
-        context: PathBuf,
+        /// What was looked in: "the build context DIR", "the stage NAME".
+        context: String,
         /// Whether it is there, and left out by `.dockerignore`.
         ignored: bool,
     },
     /// A source of COPY is not to be had.
-    #[error("COPY failed: {path:?} leads out of the build context {}; copy it into the context first", context.display())]
+    #[error("COPY failed: {path:?} leads out of {context}; copy it into the context first")]
     OutsideContext {
         /// The source, as written.
         path: String,
-        /// The build context.
-        context: PathBuf,
+        /// What was looked in: "the build context DIR", "the stage NAME".
+        context: String,
     },
     /// Something cannot be in the new layer.
     #[error(transparent)]
@@ -132,4 +197,8 @@ impl Problem {
 
 fn why_ignored(ignored: bool) -> &'static str {
     if ignored { ": .dockerignore leaves it out" } else { "" }
+}
+
+fn why_not(pull: &Option<String>) -> &str {
+    pull.as_deref().unwrap_or("and this version cannot pull one; build it first")
 }

@@ -1,6 +1,6 @@
 //! Words of a Dockerfile: quotes, escapes and variables, as BuildKit's shell lexer takes them.
 
-use super::Problem;
+use super::{Problem, pattern};
 use std::iter::Peekable;
 use std::str::Chars;
 
@@ -8,10 +8,30 @@ use std::str::Chars;
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A word without its quotes and escapes and with its variables' values: `$A`, `${A}`, `${A:-x}`, `${A-x}`, `${A:+x}`,
-/// `${A+x}`, `${A:?why}` and `${A?why}`. A variable that is not set is empty.
+/// `${A+x}`, `${A:?why}`, `${A?why}`, `${A#x}`, `${A##x}`, `${A%x}`, `${A%%x}`, `${A/x/y}` and `${A//x/y}`. A variable
+/// that is not set is empty.
 pub(super) fn word(text: &str, escape: char, variables: Variables<'_>) -> Result<String, Problem> {
     let mut lexer = Lexer { rest: text.chars().peekable(), escape, variables };
-    lexer.until(None).map_err(|what| Problem::Syntax(format!("{what} in {text:?}")))
+    lexer.until(None, false).map_err(|what| Problem::Syntax(format!("{what} in {text:?}")))
+}
+
+/// A here-document with its variables' values. Quotes mean nothing in it, and an escape only before a dollar or another.
+pub(super) fn text(text: &str, escape: char, variables: Variables<'_>) -> Result<String, Problem> {
+    let mut lexer = Lexer { rest: text.chars().peekable(), escape, variables };
+    let mut out = String::new();
+    while let Some(c) = lexer.rest.next() {
+        match c {
+            '$' => {
+                out.push_str(&lexer.variable().map_err(|what| Problem::Syntax(format!("{what} in a here-document")))?)
+            }
+            _ if c == escape => match lexer.rest.next_if(|n| *n == '$' || *n == escape) {
+                Some(escaped) => out.push(escaped),
+                None => out.push(c),
+            },
+            _ => out.push(c),
+        }
+    }
+    Ok(out)
 }
 
 struct Lexer<'a> {
@@ -21,11 +41,16 @@ struct Lexer<'a> {
 }
 
 impl Lexer<'_> {
-    fn until(&mut self, end: Option<char>) -> Result<String, String> {
+    /// Up to this end. In a pattern escapes stay, as they mean something there.
+    fn until(&mut self, end: Option<char>, pattern: bool) -> Result<String, String> {
         let mut out = String::new();
         while let Some(c) = self.rest.next() {
             match c {
                 _ if Some(c) == end => return Ok(out),
+                _ if c == self.escape && pattern => {
+                    out.push('\\');
+                    out.extend(self.rest.next());
+                }
                 '\'' => out.push_str(&self.single_quoted()?),
                 '"' => out.push_str(&self.double_quoted()?),
                 '$' => out.push_str(&self.variable()?),
@@ -82,13 +107,23 @@ impl Lexer<'_> {
         if modifier == '}' && !empty_counts_as_unset {
             return Ok(value.unwrap_or_default());
         }
+        if matches!(modifier, '#' | '%' | '/') && !empty_counts_as_unset {
+            let twice = self.rest.next_if_eq(&modifier).is_some();
+            let pattern = self.until(Some(if modifier == '/' { '/' } else { '}' }), true)?;
+            let value = value.unwrap_or_default();
+            return Ok(match modifier {
+                '#' => pattern::trim_start(&value, &pattern, twice),
+                '%' => pattern::trim_end(&value, &pattern, twice),
+                _ => pattern::replace(&value, &pattern, &self.until(Some('}'), false)?, twice),
+            });
+        }
         if !matches!(modifier, '-' | '+' | '?') {
             let colon = if empty_counts_as_unset { ":" } else { "" };
             return Err(format!(
-                "${{{name}{colon}{modifier}…}} is no form that is known (there are :- :+ :? and - + ?)"
+                "${{{name}{colon}{modifier}…}} is no form that is known (there are :- :+ :? - + ? # ## % %% / and //)"
             ));
         }
-        let other = self.until(Some('}'))?;
+        let other = self.until(Some('}'), false)?;
         let value = value.filter(|v| !(empty_counts_as_unset && v.is_empty()));
         match (modifier, value) {
             ('-', Some(value)) | ('?', Some(value)) => Ok(value),
@@ -100,8 +135,18 @@ impl Lexer<'_> {
         }
     }
 
+    /// A variable's name. A shell's own variables (`$1`, `$@`, `$?`) have one of a single character, and are not set.
     fn name(&mut self) -> String {
         let mut name = String::new();
+        if let Some(own) = self.rest.next_if(|c| matches!(c, '@' | '*' | '#' | '?' | '-' | '$' | '!' | '0')) {
+            return own.to_string();
+        }
+        while let Some(digit) = self.rest.next_if(char::is_ascii_digit) {
+            name.push(digit);
+        }
+        if !name.is_empty() {
+            return name;
+        }
         while let Some(c) = self.rest.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
             name.push(c);
         }
@@ -129,7 +174,7 @@ pub(super) fn pairs(text: &str, escape: char) -> Result<Vec<(String, String)>, P
 }
 
 /// Splits at spaces that are neither quoted nor escaped. Quotes and escapes stay.
-fn split(text: &str, escape: char) -> Vec<String> {
+pub(super) fn split(text: &str, escape: char) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut quote = None;
@@ -166,6 +211,7 @@ mod tests {
     fn variables(name: &str) -> Option<String> {
         match name {
             "A" => Some("a".to_owned()),
+            "P" => Some("a/b/c.txt".to_owned()),
             "EMPTY" => Some(String::new()),
             _ => None,
         }
@@ -193,10 +239,20 @@ mod tests {
             ("${NO:-${A:-y}z}", "az"),
             ("${NO:-\"}\"}", "}"),
             ("${A:?no}", "a"),
+            ("${P#*/}|${P##*/}|${P%/*}|${P%%/*}", "b/c.txt|c.txt|a/b|a"),
+            ("${P/?/x}|${P//[abc]/x}|${P//b/}|${P/b/$A}", "x/b/c.txt|a/b/c.txt|a//c.txt|a/a/c.txt"),
+            (r"${P/\//-}", "a-b/c.txt"),
+            ("$1a$@", "a"),
         ] {
             assert_eq!(word(text, '\\', &variables).unwrap(), expected, "{text}");
         }
         assert_eq!(word("a`$b\\c", '`', &variables).unwrap(), "a$b\\c");
+    }
+
+    #[test]
+    fn here_documents_keep_their_quotes() {
+        let text = |given: &str| text(given, '\\', &variables).unwrap();
+        assert_eq!(text("a = \"$A\" '$A' \\$A \\n ${NO:-x}\n"), "a = \"a\" 'a' $A \\n x\n");
     }
 
     #[test]
@@ -207,7 +263,9 @@ mod tests {
             ("'x", "no closing"),
             ("\"x", "no closing"),
             ("${}", "no variable's name"),
-            ("${A#x}", "no form"),
+            ("${A^x}", "no form"),
+            ("${A:#x}", "no form"),
+            ("${A/x}", "no closing '/'"),
             ("${A:}", "no form"),
             ("${NO:?why}", "NO must be set (why)"),
         ] {

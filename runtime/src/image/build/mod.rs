@@ -1,44 +1,65 @@
-//! Building: a Dockerfile and a directory of files → an image.
+//! Building: a Dockerfile and a tree of files → an image.
 //!
 //! ```text
-//! dockerfile  the text → steps: instructions with their place in the file
-//! expand      words, quotes and $VARIABLES
-//! context     the directory that COPY takes from: nothing outside of it, nothing that .dockerignore names
-//! glob        the patterns of COPY and .dockerignore
-//! settings    ENV, WORKDIR, EXPOSE, LABEL, VOLUME, ENTRYPOINT, CMD
-//! copy        COPY
-//! commit      what a container has written → an image
-//! stage       what the instructions so far have made; at the end, the image
+//! lines        the text → statements: one line each, with their here-documents and their place
+//! words        flags, lists in brackets
+//! instruction  a statement → an instruction with its arguments
+//! dockerfile   statements → stages
+//! stages       which stages are needed, and what their names mean
+//! args         ARG: variables of the build, and the platform
+//! expand       words, quotes and $VARIABLES; pattern: the patterns in ${x#…}
+//! context      what COPY takes from: a context, a stage, an image; .dockerignore
+//! glob         the patterns of COPY and .dockerignore
+//! settings     the instructions that change how an image is run
+//! copy, add    COPY and ADD
+//! run          RUN
+//! bases        the images that FROM names
+//! digests      what the files of a context hold, remembered
+//! input        a context that comes as a stream
+//! output       an image's files, or its program alone, for elsewhere
+//! stage        what the instructions so far have made; at the end, the image
+//! commit       what a container has written → an image
 //! ```
 //!
 //! An instruction is a function that takes its arguments and the `Stage`, and changes the settings or returns the files
-//! of a new layer. A new one needs its function and a line in `apply` and `check`. Everything is made in a scratch
-//! directory, so that a build that fails or is killed has changed nothing.
+//! of a new layer. A layer goes into the store when it is made, kept by the cache; the image is put in place at the end,
+//! so that a build that fails or is killed has changed no image and no name.
 
+mod add;
+mod args;
+mod bases;
+mod builder;
 pub(crate) mod commit;
 mod context;
 mod copy;
+mod digests;
 mod dockerfile;
 mod error;
 mod expand;
 mod glob;
+mod input;
+mod instruction;
+mod lines;
+mod output;
+mod pattern;
+mod run;
 mod settings;
 mod stage;
+mod stages;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
-use super::images::as_name;
-use super::layer::Plan;
-use super::{Image, ImageConfiguration, ImageError, Images, Reference};
-use crate::store::{Scratch, Store};
-use context::Context;
-use dockerfile::Step;
-use parse_dockerfile::{FromInstruction, Instruction};
-use stage::Stage;
-use std::path::{Path, PathBuf};
+use super::{Image, ImageConfiguration, ImageError, Reference};
+use crate::store::Store;
+use std::path::PathBuf;
 
+pub use args::Platform;
+pub use bases::{Failure, Fetch, NamedContext, Pull};
 pub use error::{BuildError, Location, Problem};
+pub use input::{Input, input};
+pub use output::{Interfaces, write_artifact, write_dir, write_tar};
 
 /// What to build.
 #[derive(Debug, Clone, Default)]
@@ -47,10 +68,28 @@ pub struct BuildOptions {
     pub context: PathBuf,
     /// The Dockerfile; `Dockerfile` in the context if not said.
     pub dockerfile: Option<PathBuf>,
+    /// The Dockerfile's text, if it is in no file.
+    pub text: Option<String>,
+    /// The stage to build; the last if not said.
+    pub target: Option<String>,
+    /// Values of ARGs.
+    pub args: Vec<(String, String)>,
+    /// What stands for stages and images of these names.
+    pub contexts: Vec<(String, NamedContext)>,
     /// What the image shall be called. Without a name it can be found by its id.
     pub tags: Vec<Reference>,
     /// Labels that are set after those of the Dockerfile.
     pub labels: Vec<(String, String)>,
+    /// What the image is for; what its program is for if not said.
+    pub platform: Option<Platform>,
+    /// Do every step anew.
+    pub no_cache: bool,
+    /// Bring images that FROM names even when they are here.
+    pub always_pull: bool,
+    /// Brings images that are not here.
+    pub pull: Option<Pull>,
+    /// Brings remote files, for ADD.
+    pub fetch: Option<Fetch>,
     /// The time that the image bears instead of now, and the latest that a file in it may bear: with the same sources
     /// and this, a build gives the same image on any machine. See [`source_date`].
     pub source_date: Option<jiff::Timestamp>,
@@ -63,23 +102,32 @@ pub fn source_date(text: &str) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_second(text.parse().ok()?).ok()
 }
 
+/// One step of a build.
+#[derive(Debug, Clone, Copy)]
+pub struct StepInfo<'a> {
+    /// The stage's name, if several are built.
+    pub stage: Option<&'a str>,
+    /// Which step of the stage it is, counted from one; FROM is the first.
+    pub index: usize,
+    /// How many the stage has.
+    pub total: usize,
+    /// The instruction.
+    pub instruction: &'a str,
+}
+
 /// Is told how a build goes on.
 pub trait Progress {
-    /// Instruction `index` of `total`, counted from one, begins.
-    fn step(&mut self, index: usize, total: usize, instruction: &str);
-
-    /// Gets an image that `FROM` names and that is not here. Without this there is no way to.
-    ///
-    /// # Errors
-    /// Why there is none, in words.
-    fn pull(&mut self, name: &str) -> Result<Image, String> {
-        Err(format!("there is no image {name} here; build or pull it first"))
-    }
+    /// A step begins.
+    fn step(&mut self, step: &StepInfo<'_>);
+    /// The step that began last had nothing to do: an earlier build did the same.
+    fn cached(&mut self) {}
+    /// Something is odd, and no reason to stop.
+    fn warn(&mut self, _warning: &str) {}
 }
 
 /// Tells nobody.
 impl Progress for () {
-    fn step(&mut self, _index: usize, _total: usize, _instruction: &str) {}
+    fn step(&mut self, _step: &StepInfo<'_>) {}
 }
 
 /// Builds an image and gives it its names.
@@ -100,112 +148,17 @@ pub fn build_with<E: From<BuildError>>(
     store: &Store,
     options: &BuildOptions,
     progress: &mut dyn Progress,
-    ready: impl FnOnce(&ImageConfiguration, &[PathBuf]) -> Result<(), E>,
+    mut ready: impl FnMut(&ImageConfiguration, &[PathBuf]) -> Result<(), E>,
 ) -> Result<Image, E> {
-    let scratch = store.scratch().map_err(BuildError::from)?;
-    let stage = run(store, options, progress, &scratch)?;
-    ready(&stage.config()?, stage.dirs())?;
-    Ok(stage.finish(&options.tags)?)
-}
-
-/// Does all instructions.
-fn run<'s>(
-    store: &'s Store,
-    options: &BuildOptions,
-    progress: &mut dyn Progress,
-    scratch: &'s Scratch,
-) -> Result<Stage<'s>, BuildError> {
-    let path = options.dockerfile.clone().unwrap_or_else(|| options.context.join("Dockerfile"));
-    let shown = options.dockerfile.as_deref().unwrap_or(Path::new("Dockerfile"));
-    let text = dockerfile::read(&path)?;
-    let context = Context::open(&options.context, &path)?;
-    let parsed = dockerfile::parse(&text, shown)?;
-    let steps = dockerfile::steps(&parsed, &text, shown);
-    // Before anything is done: nobody wants to wait for nine steps to be told that the tenth cannot be.
-    options.tags.iter().try_for_each(|tag| as_name(tag).map(drop))?;
-    for (i, step) in steps.iter().enumerate() {
-        check(step, i == 0).map_err(|problem| step.failed(problem))?;
-    }
-
-    let mut stage = Stage::new(store, scratch, options, dockerfile::escape(&parsed));
-    for (i, step) in steps.iter().enumerate() {
-        progress.step(i + 1, steps.len(), &step.text);
-        apply(step, &mut stage, &context, progress).map_err(|problem| step.failed(problem))?;
-    }
-    stage.settings.labels.extend(options.labels.iter().cloned());
-    Ok(stage)
-}
-
-/// Refuses what this version cannot do.
-fn check(step: &Step<'_, '_>, first: bool) -> Result<(), Problem> {
-    let not_yet = |what: &str| Err(Problem::NotYet { what: what.to_owned() });
-    let flag = |name: &str| not_yet(&format!("{} --{name}", step.keyword));
-    match step.instruction {
-        Instruction::From(i) => match i.options.first() {
-            Some(option) => flag(&option.name.value),
-            None if first => Ok(()),
-            None => not_yet("a second FROM (a build in several stages)"),
-        },
-        Instruction::Copy(i) => match i.options.first() {
-            Some(option) => flag(&option.name.value),
-            None if i.src.iter().any(|s| matches!(s, parse_dockerfile::Source::HereDoc(_))) => not_yet("COPY <<EOF"),
-            None => Ok(()),
-        },
-        Instruction::Env(_)
-        | Instruction::Workdir(_)
-        | Instruction::Expose(_)
-        | Instruction::Label(_)
-        | Instruction::Volume(_)
-        | Instruction::Entrypoint(_)
-        | Instruction::Cmd(_) => Ok(()),
-        _ => not_yet(step.keyword),
-    }
-}
-
-/// Does what an instruction says, and writes it into the image's history.
-fn apply(
-    step: &Step<'_, '_>,
-    stage: &mut Stage<'_>,
-    context: &Context,
-    progress: &mut dyn Progress,
-) -> Result<(), Problem> {
-    let added: Option<Plan> = match step.instruction {
-        // The history of the image below is the image's history so far, so this leaves no line of its own.
-        Instruction::From(i) => return from(stage, i, progress),
-        Instruction::Copy(i) => Some(copy::copy(stage, context, i)?),
-        Instruction::Workdir(i) => settings::workdir(stage, i)?,
-        Instruction::Env(i) => settings::env(stage, i).map(|()| None)?,
-        Instruction::Expose(i) => settings::expose(stage, i).map(|()| None)?,
-        Instruction::Label(i) => settings::label(stage, i).map(|()| None)?,
-        Instruction::Volume(i) => settings::volume(stage, i).map(|()| None)?,
-        Instruction::Entrypoint(i) => {
-            settings::entrypoint(stage, i);
-            None
+    let again = match builder::build(store, options, progress, &mut ready) {
+        Err(builder::Stopped::Build(BuildError::Image(ImageError::LayerRemoved { .. }))) => {
+            // An image was removed, and layers with it that the cache had promised; they are made anew.
+            builder::build(store, options, progress, &mut ready)
         }
-        Instruction::Cmd(i) => {
-            settings::cmd(stage, i);
-            None
-        }
-        _ => return Err(Problem::NotYet { what: step.keyword.to_owned() }),
+        other => other,
     };
-    stage.record(&step.text, added)
-}
-
-/// `FROM scratch` or `FROM image`.
-fn from(stage: &mut Stage<'_>, from: &FromInstruction<'_>, progress: &mut dyn Progress) -> Result<(), Problem> {
-    // Only ARG gives this line variables.
-    let name = expand::word(&from.image.value, stage.escape, &|_| None)?;
-    match name.as_str() {
-        "" => Err(Problem::Syntax(format!("FROM {} names no image", from.image.value))),
-        "scratch" => Ok(()),
-        name => {
-            let base = match Images::new(stage.store).find(name) {
-                Err(ImageError::NotFound { .. }) => {
-                    progress.pull(name).map_err(|reason| Problem::NoBase { name: name.to_owned(), reason })?
-                }
-                other => other?,
-            };
-            stage.start_from(base)
-        }
-    }
+    again.map_err(|stopped| match stopped {
+        builder::Stopped::Build(error) => error.into(),
+        builder::Stopped::Ready(error) => error,
+    })
 }

@@ -136,7 +136,7 @@ impl<'s> Archive<'s> {
         let images: Vec<New> = self.candidates.iter().map(new).collect();
         let blobs: Vec<_> = self.blobs.into_iter().collect();
         let unpacked: Vec<_> = self.unpacked.into_iter().collect();
-        Images::new(self.store).publish_all(&self.scratch, &blobs, &unpacked, &images, None)
+        Images::new(self.store).publish_all(&self.scratch, &blobs, &unpacked, &images, (None, &[]))
     }
 
     fn read_layout(&mut self, contents: &Contents, index: &Member, docker: &[DockerImage]) -> Result<()> {

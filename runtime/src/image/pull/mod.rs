@@ -225,6 +225,7 @@ impl Pull<'_> {
             id: read.config.digest.clone(),
             names: vec![self.name.clone()],
             base: None,
+            needs: Vec::new(),
         })?;
         // Nobody needs what came a second time.
         read.layers.iter().for_each(|layer| download::discard(self.store, &layer.digest));

@@ -226,7 +226,7 @@ impl Target<'_> {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 // Not in this layer: it is what it is below, since making it anew would change it for the whole image.
                 let attributes = match entry::resolve(&self.stack, path, false)?.node {
-                    Node::Link(target) => return Ok(Some(target)),
+                    Node::Link { target, .. } => return Ok(Some(target)),
                     Node::Dir(merged) => merged.first().and_then(|dir| dir.symlink_metadata().ok()),
                     _ => None,
                 };

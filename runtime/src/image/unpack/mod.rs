@@ -119,6 +119,13 @@ fn unpack_file(layer: &Layer, blob: &Path, into: &Path) -> Result<()> {
     make().map_err(|e| StoreError::io("unpack", &path)(e).into())
 }
 
+/// Unpacks an archive that is no layer into a new directory; why not, if it cannot be.
+pub(super) fn unpack_archive(archive: impl Read, into: &Path) -> std::result::Result<(), String> {
+    archive::unpack(archive, &[], into, limits::Limits::of_environment().map_err(|e| e.to_string())?)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
 /// Flushes what was made in a directory. A few files are flushed one by one; for many it is quicker to flush the whole
 /// file system at once, though that takes along what others have written.
 pub(super) fn flush(dir: &Path) -> Result<()> {

@@ -1,9 +1,15 @@
 //! Dockerfiles, built.
 
+mod cached;
+mod instructions;
+mod stages;
+mod text;
+
 use super::*;
-use crate::image::find_in_layers;
 use crate::image::tests::Fixture;
+use crate::image::{ImageError, find_in_layers};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
 const CORE: &str = "\0asm\x01\0\0\0";
 const COMPONENT: &str = "\0asm\x0d\0\x01\0";
@@ -18,11 +24,12 @@ impl Fixture {
         self.try_build(dockerfile, &[]).unwrap_or_else(|e| panic!("{e}\n{dockerfile}"))
     }
 
-    /// The error of a build, which must have changed nothing.
+    /// The error of a build, which must have changed no image and left nothing half made.
     fn failure(&self, dockerfile: &str) -> String {
-        let before = (self.contents(), std::fs::read(self.store.content().join("index.json")).ok());
+        let state = || (self.contents()[2], std::fs::read(self.store.content().join("index.json")).ok());
+        let before = state();
         let error = self.try_build(dockerfile, &["never"]).expect_err(dockerfile).to_string();
-        assert_eq!((self.contents(), std::fs::read(self.store.content().join("index.json")).ok()), before);
+        assert_eq!(state(), before);
         error
     }
 
@@ -39,7 +46,8 @@ impl Fixture {
 }
 
 fn settings_of(image: &Image) -> settings::Settings {
-    image.config.config().as_ref().map(settings::Settings::from).unwrap()
+    let config = serde_json::to_value(image.config.config()).unwrap();
+    settings::Settings::of(config.as_object().unwrap())
 }
 
 #[test]
@@ -73,7 +81,7 @@ fn a_whole_dockerfile() {
     assert_eq!(lines.len(), 11);
     assert_eq!(lines[..5].iter().map(|l| l.1).collect::<Vec<_>>(), [false, false, true, true, true]);
     assert_eq!(lines[4].0, "COPY app.wasm .");
-    assert_eq!(lines[9].0, r#"ENTRYPOINT ["app.wasm","$A"]"#);
+    assert_eq!(lines[9].0, r#"ENTRYPOINT ["app.wasm", "$A"]"#);
     assert_eq!(image.layers.len(), 3);
 }
 
@@ -133,11 +141,7 @@ fn an_image_goes_on_from_another() {
     assert_eq!(top.config.history().as_ref().unwrap().len(), 7 + 5);
     let reset = fixture.build("FROM base\nENTRYPOINT [\"/w/f\"]\n");
     assert_eq!(settings_of(&reset).cmd, None, "an inherited CMD was meant for another entrypoint");
-    assert!(
-        fixture
-            .failure("FROM nowhere\n")
-            .contains("Dockerfile:1:1: FROM nowhere failed: there is no image nowhere here")
-    );
+    assert!(fixture.failure("FROM nowhere\n").contains("Dockerfile:1:1: there is no image nowhere here"));
     assert!(fixture.failure("FROM $BASE\n").contains("names no image"));
 }
 
@@ -261,25 +265,14 @@ fn dockerignore_is_heeded() {
 fn what_is_not_supported_is_refused_before_anything_is_done() {
     let fixture = Fixture::new();
     for (line, what) in [
-        ("RUN true", "RUN"),
-        ("ARG A", "ARG"),
-        ("ADD a b", "ADD"),
-        ("USER me", "USER"),
-        ("HEALTHCHECK NONE", "HEALTHCHECK"),
-        ("ONBUILD RUN x", "ONBUILD"),
-        ("SHELL [\"x\"]", "SHELL"),
-        ("STOPSIGNAL 9", "STOPSIGNAL"),
-        ("MAINTAINER me", "MAINTAINER"),
-        ("COPY --from=x a b", "COPY --from"),
-        ("COPY --chown=1:1 a b", "COPY --chown"),
-        ("COPY <<EOF /x\nhi\nEOF", "COPY <<EOF"),
-        ("FROM scratch", "a second FROM (a build in several stages)"),
+        ("RUN --mount=type=cache,target=/x true", "RUN --mount"),
+        ("RUN --security=insecure true", "RUN --security other than sandbox"),
     ] {
         let mut steps = Vec::new();
         struct Told<'a>(&'a mut Vec<String>);
         impl Progress for Told<'_> {
-            fn step(&mut self, index: usize, total: usize, instruction: &str) {
-                self.0.push(format!("{index}/{total} {instruction}"));
+            fn step(&mut self, step: &StepInfo<'_>) {
+                self.0.push(format!("{}/{} {}", step.index, step.total, step.instruction));
             }
         }
         fixture.file("Dockerfile", &format!("FROM scratch\nENV A=1\n  {line}\n"));
@@ -290,7 +283,6 @@ fn what_is_not_supported_is_refused_before_anything_is_done() {
         build(&fixture.store, &fixture.options(&[]), &mut Told(&mut steps)).unwrap();
         assert_eq!(steps, ["1/2 FROM scratch", "2/2 ENV A=1"]);
     }
-    assert!(fixture.failure("FROM --platform=x scratch\n").contains("1:1: FROM --platform is not supported yet"));
     assert!(fixture.failure("FROM scratch\nFOO x\n").starts_with("Dockerfile:2:1: unknown instruction \"FOO\""));
     assert!(fixture.failure("FROM scratch\nENV A\n").contains("Dockerfile:2:1: \"A\" has no value"));
     assert!(fixture.failure("FROM scratch\nEXPOSE x\n").contains("EXPOSE x: write PORT"));
@@ -317,8 +309,8 @@ fn what_cannot_be_read_is_named() {
 fn a_base_that_goes_away_meanwhile_is_noticed() {
     struct Removes<'a>(&'a Fixture);
     impl Progress for Removes<'_> {
-        fn step(&mut self, index: usize, _total: usize, _instruction: &str) {
-            if index == 2 {
+        fn step(&mut self, step: &StepInfo<'_>) {
+            if step.index == 2 {
                 self.0.images().remove("base", false, &|_| None).unwrap();
             }
         }

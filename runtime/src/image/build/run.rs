@@ -1,0 +1,256 @@
+//! RUN: a program of the stage's files, run on top of its layers; what it changed becomes a layer.
+
+use super::Problem;
+use super::instruction::Run;
+use super::stage::Stage;
+use super::words::Words;
+use crate::image::layer::Plan;
+use crate::image::{blobs, upper};
+use crate::store::{Store, StoreError};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Where programs are looked for if no PATH is set: Docker's.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where a here-document that begins with `#!` is a program.
+const SCRIPTS: &str = "/dev/pipes";
+/// As many interpreters of interpreters as Linux goes through.
+const MOST_INTERPRETERS: usize = 5;
+
+/// What RUN shall run, all variables and the shell put in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RunStep {
+    /// The program, as it was named, and its arguments.
+    pub args: Vec<String>,
+    /// Its environment: PATH, the ENVs, then the ARGs that no ENV hides.
+    pub env: Vec<(String, String)>,
+    /// An absolute path of the image.
+    pub workdir: PathBuf,
+    /// As USER has it.
+    pub user: Option<String>,
+    pub network: Network,
+    /// A file that is there while it runs, and is no part of the layer.
+    pub script: Option<Script>,
+    /// Whether it is a line for the shell.
+    in_shell: bool,
+}
+
+/// What a step may connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network {
+    /// Public addresses.
+    Default,
+    /// Nothing.
+    None,
+}
+
+/// A here-document that is a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Script {
+    /// An absolute path of the image.
+    pub path: PathBuf,
+    pub content: String,
+}
+
+/// What a program of a build runs on.
+#[derive(Debug)]
+#[allow(dead_code, reason = "the sandbox of RUN, which reads these, comes next")]
+pub(super) struct Ground<'a> {
+    pub store: &'a Store,
+    /// The directories of the stage's layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// Empty directories of one file system, for what is changed, and for the kernel.
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    /// The Wasm program, on the host.
+    pub program: PathBuf,
+}
+
+/// What an instruction means in a stage.
+pub(super) fn prepare(stage: &Stage<'_>, i: &Run) -> Result<RunStep, Problem> {
+    let network = match i.network.as_str() {
+        "default" => Network::Default,
+        "none" => Network::None,
+        other => {
+            return Err(Problem::Syntax(format!(
+                "RUN --network={other}: there is default, which is public addresses, and none"
+            )));
+        }
+    };
+    let mut script = None;
+    let args = match &i.command {
+        Words::List(words) => words.clone(),
+        Words::Line(line) => match i.here_docs.as_slice() {
+            [] => stage.settings.command(&Words::Line(line.clone())),
+            // The document is the whole command: a program of its own, or lines for the shell.
+            [doc] if super::lines::here_doc(line).is_some() && doc.content.starts_with("#!") => {
+                let path = Path::new(SCRIPTS).join(&doc.name);
+                script = Some(Script { path: path.clone(), content: doc.content.clone() });
+                vec![path.to_string_lossy().into_owned()]
+            }
+            [doc] if super::lines::here_doc(line).is_some() => {
+                stage.settings.command(&Words::Line(doc.content.clone()))
+            }
+            // Documents of a command are for the shell to read.
+            docs => {
+                let mut whole = line.clone();
+                for doc in docs {
+                    whole.push('\n');
+                    whole.push_str(&doc.content);
+                    whole.push_str(&doc.name);
+                }
+                stage.settings.command(&Words::Line(whole))
+            }
+        },
+    };
+    let in_shell = script.is_none() && matches!(i.command, Words::Line(_));
+    Ok(RunStep {
+        args,
+        env: environment(stage),
+        workdir: stage.settings.absolute("."),
+        user: stage.settings.user.clone(),
+        network,
+        script,
+        in_shell,
+    })
+}
+
+fn environment(stage: &Stage<'_>) -> Vec<(String, String)> {
+    let mut env = vec![("PATH".to_owned(), PATH.to_owned())];
+    let mut set = |name: &str, value: &str| match env.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => value.clone_into(old),
+        None => env.push((name.to_owned(), value.to_owned())),
+    };
+    stage.build.args.proxies().for_each(|(name, value)| set(name, value));
+    stage.args.iter().for_each(|(name, value)| value.iter().for_each(|value| set(name, value)));
+    stage.settings.env.iter().for_each(|(name, value)| set(name, value));
+    env
+}
+
+/// What the cache knows a step by: all that the program is given, and the layers below. Proxies are not among it, as
+/// they say how to come to something and not to what.
+pub(super) fn key(stage: &Stage<'_>, step: &RunStep) -> String {
+    let proxies: Vec<&str> = stage.build.args.proxies().map(|(name, _)| name).collect();
+    let mut step = step.clone();
+    step.env.retain(|(name, _)| !proxies.contains(&name.as_str()));
+    blobs::digest_of(format!("run 1\n{}\n{:?}\n{step:?}", stage.chain_id(), stage.build.latest).as_bytes())
+}
+
+/// Runs a step on top of a stage's layers: what it changed, as the plan of a layer, which may be empty.
+pub(super) fn run(stage: &Stage<'_>, step: &RunStep) -> Result<Plan, Problem> {
+    let (program, step) = find(stage, step)?;
+    let ground = stage.build.scratch("run");
+    let (upper, work) = (ground.join("upper"), ground.join("work"));
+    for dir in [&ground, &upper, &work] {
+        std::fs::create_dir(dir).map_err(StoreError::io("create", dir))?;
+    }
+    let layers = stage.dirs().iter().rev().cloned().collect();
+    let ground = Ground { store: stage.build.store, layers, upper, work, program };
+    execute(&ground, &step)?;
+    Ok(upper::changes(&ground.upper, stage.build.latest)?)
+}
+
+/// Runs the program in a sandbox whose root is an overlay of the ground, and waits for its end. An exit code other than
+/// 0 is a problem.
+fn execute(_ground: &Ground<'_>, _step: &RunStep) -> Result<(), Problem> {
+    Err(Problem::NotYet { what: "RUN".to_owned() })
+}
+
+/// The Wasm program that a step means, on the host; with `#!` lines followed, so that the first argument is its name.
+fn find(stage: &Stage<'_>, step: &RunStep) -> Result<(PathBuf, RunStep), Problem> {
+    let mut step = step.clone();
+    for _ in 0..MOST_INTERPRETERS {
+        let name = step.args.first().cloned().unwrap_or_default();
+        let script = step.script.as_ref().filter(|script| script.path == Path::new(&name));
+        let found = match script {
+            Some(_) => None,
+            None => find_program(stage, &name)?,
+        };
+        let start = match (script, &found) {
+            (Some(script), _) => script.content.clone().into_bytes(),
+            (None, Some(file)) => start_of(file)?,
+            (None, None) => return Err(missing(stage, &step, name)),
+        };
+        if start.starts_with(b"\x7fELF") {
+            let what = format!("RUN would run {name}, which is a native program (ELF)");
+            return Err(Problem::Native { what, stage: stage.name.clone() });
+        }
+        match (interpreter(&start), found) {
+            (Some(words), _) => {
+                let path = if script.is_some() || name.contains('/') { name } else { searched(stage, &name)? };
+                step.args.splice(..1, words.into_iter().chain([path]));
+            }
+            (None, Some(file)) => return Ok((file, step)),
+            (None, None) => return Err(missing(stage, &step, name)),
+        }
+    }
+    let name = step.args.into_iter().next().unwrap_or_default();
+    Err(Problem::NoProgram { program: name, hint: ": too many #! lines lead from one to the next" })
+}
+
+/// The interpreter that a `#!` line names, and its one argument.
+fn interpreter(start: &[u8]) -> Option<Vec<String>> {
+    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    let (program, argument) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
+    let argument = Some(argument.trim().to_owned()).filter(|argument| !argument.is_empty());
+    (!program.is_empty()).then(|| std::iter::once(program.to_owned()).chain(argument).collect())
+}
+
+fn start_of(file: &Path) -> Result<Vec<u8>, Problem> {
+    let mut start = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(256).read_to_end(&mut start));
+    read.map_err(Problem::read(file))?;
+    Ok(start)
+}
+
+fn missing(stage: &Stage<'_>, step: &RunStep, program: String) -> Problem {
+    let platform = stage.base.as_ref().map(|base| (base.display_name(), base.config.architecture().to_string()));
+    if let Some((name, architecture)) = platform.filter(|(_, architecture)| !architecture.starts_with("wasm")) {
+        let what = format!("the image {name} is for {architecture}");
+        return Problem::Native { what, stage: stage.name.clone() };
+    }
+    let hint = if step.in_shell {
+        ", and RUN with a line needs a shell: begin with an image that has a Wasm shell, name another one with SHELL, or \
+         write RUN [\"program\", \"argument\"]"
+    } else {
+        ": COPY it first, or correct its name"
+    };
+    Problem::NoProgram { program, hint }
+}
+
+/// Where a program that a stage names is on the host: by its path, or along PATH if its name has no slash.
+pub(super) fn find_program(stage: &Stage<'_>, program: &str) -> Result<Option<PathBuf>, StoreError> {
+    places(stage, program).into_iter().find_map(|path| stage.file(&path).transpose()).transpose()
+}
+
+fn searched(stage: &Stage<'_>, program: &str) -> Result<String, StoreError> {
+    for path in places(stage, program) {
+        if stage.file(&path)?.is_some() {
+            return Ok(path);
+        }
+    }
+    Ok(program.to_owned())
+}
+
+fn places(stage: &Stage<'_>, program: &str) -> Vec<String> {
+    if program.contains('/') {
+        return vec![stage.settings.absolute(program).to_string_lossy().into_owned()];
+    }
+    let path = stage.settings.variable("PATH").unwrap_or_else(|| PATH.to_owned());
+    path.split(':').filter(|dir| !dir.is_empty()).map(|dir| format!("{dir}/{program}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpreters_have_one_argument() {
+        assert_eq!(interpreter(b"#!/bin/sh\nx").unwrap(), ["/bin/sh"]);
+        assert_eq!(interpreter(b"#! /usr/bin/env  -S python3 -u \n").unwrap(), ["/usr/bin/env", "-S python3 -u"]);
+        assert_eq!(interpreter(b"#!\n"), None);
+        assert_eq!(interpreter(b"\0asm"), None);
+    }
+}
