@@ -16,11 +16,17 @@ fn blob(store: &Store, digest: &Value) -> std::path::PathBuf {
     store.root().join("content/blobs/sha256").join(digest)
 }
 
+/// All that is in a store but for what the build cache keeps.
+fn images_of(store: &Store) -> Vec<String> {
+    let cached = ["cache", "layers/", "content/blobs/sha256/", "content/index.lock"];
+    store.tree().into_iter().filter(|path| !cached.iter().any(|begin| path.starts_with(begin))).collect()
+}
+
 #[test]
 fn every_mistake_in_a_dockerfile_is_told_with_its_line_and_column() {
     let store = Store::fresh(&[]);
     store.sampan("images").ok();
-    let before = store.tree();
+    let before = images_of(&store);
     let context = |dockerfile: &str| {
         Dir::context(dockerfile).file("f", "x").file("d/f", "x").file(".dockerignore", "hidden\n").file("hidden", "")
     };
@@ -30,13 +36,20 @@ fn every_mistake_in_a_dockerfile_is_told_with_its_line_and_column() {
         ("FROM nowhere\n", "Dockerfile:1:1", "FROM nowhere failed"),
         ("FROM $BASE\n", "Dockerfile:1:1", "names no image"),
         ("FROM scratch\nFOO x\n", "Dockerfile:2:1", "FOO"),
-        ("FROM scratch\n\n# why\n  RUN make\n", "Dockerfile:4:3", "RUN is not supported yet"),
-        ("FROM scratch\nADD f /\n", "Dockerfile:2:1", "ADD is not supported yet"),
-        ("FROM scratch\nARG A\n", "Dockerfile:2:1", "ARG is not supported yet"),
-        ("FROM scratch\nUSER me\n", "Dockerfile:2:1", "USER is not supported yet"),
-        ("FROM scratch\nCOPY --from=x f /\n", "Dockerfile:2:1", "COPY --from"),
-        ("FROM scratch\nCOPY --chown=1:1 f /\n", "Dockerfile:2:1", "COPY --chown"),
-        ("FROM scratch\nFROM scratch\n", "Dockerfile:2:1", "second FROM"),
+        ("FROM scratch\n\n# why\n  RUN make\n", "Dockerfile:4:3", "needs a shell"),
+        ("FROM scratch\nRUN --mount=type=cache,target=/x y\n", "Dockerfile:2:1", "RUN --mount is not supported yet"),
+        ("FROM scratch\nADD http://h/f /\n", "Dockerfile:2:1", "ADD http://h/f failed"),
+        ("FROM scratch\nCOPY --from=x f /\n", "Dockerfile:2:1", "no image x here"),
+        ("FROM scratch\nCOPY --from=3 f /\n", "Dockerfile:2:1", "no stage \"3\""),
+        ("FROM scratch\nCOPY --chown=me f /\n", "Dockerfile:2:1", "--chown=me"),
+        ("FROM scratch\nCOPY --what f /\n", "Dockerfile:2:1", "COPY has no flag --what"),
+        ("FROM b AS a\nFROM a AS b\n", "Dockerfile:1:1", "circular dependency: stage a needs b needs a"),
+        ("FROM scratch AS a\nFROM scratch AS a\n", "Dockerfile:2:1", "a stage a already"),
+        ("FROM scratch\nCOPY <<EOF /\n", "Dockerfile:2:1", "<<EOF has no end"),
+        ("FROM scratch\nHEALTHCHECK --interval=x CMD y\n", "Dockerfile:2:1", "a time such as 30s"),
+        ("FROM scratch\nSTOPSIGNAL no\n", "Dockerfile:2:1", "no such signal"),
+        ("FROM scratch\nONBUILD FROM x\n", "Dockerfile:2:1", "trigger"),
+        ("# escape=x\nFROM scratch\n", "Dockerfile:1:1", "escape"),
         ("FROM scratch\nCOPY f\n", "Dockerfile:2:", ""),
         ("FROM scratch\nCOPY none /\n", "Dockerfile:2:1", "\"none\" is not in the build context"),
         ("FROM scratch\nCOPY *.none /\n", "Dockerfile:2:1", "\"*.none\" is not in the build context"),
@@ -58,7 +71,7 @@ fn every_mistake_in_a_dockerfile_is_told_with_its_line_and_column() {
         let failed = store.sampan(format!("build -t never '{context}'")).fails(1);
         let failed = failed.stderr_has(place).stderr_has(words);
         assert!(failed.stderr.starts_with("sampan: "), "{failed}");
-        assert_eq!(store.tree(), before, "what was left by {dockerfile:?}");
+        assert_eq!(images_of(&store), before, "what was left by {dockerfile:?}");
     }
     store.sampan("images -q").ok().stdout_is("");
 }
@@ -95,7 +108,7 @@ fn a_build_shows_its_steps_and_what_it_made() {
     ] {
         assert!(built.stdout.contains(line), "{line} {built}");
     }
-    built.stdout_has("Built ").stdout_has("Compiled ");
+    built.stdout_has("Built ").stdout_has(", 1 layer) in ").stdout_has("Compiled hello.wasm (WASI 0.1 command, ");
     let id = store.sampan(format!("build -q '{context}'")).ok().line();
     assert!(id.starts_with("sha256:") && id.len() == 71, "{id}");
 }
@@ -204,14 +217,14 @@ fn a_name_moves_to_the_image_that_was_built_last() {
 #[test]
 fn a_build_whose_program_is_no_guest_takes_no_name_and_leaves_no_image() {
     let store = Store::fresh(&["hello"]);
-    let before = (store.tree(), store.sampan("images -q").ok().line());
+    let before = (images_of(&store), store.sampan("images -q").ok().line());
     for (file, words) in [("\x7fELF", "native Linux program"), ("(module)", "_start")] {
         let context = Dir::context("FROM scratch\nCOPY f /f\nENTRYPOINT [\"/f\"]\n").file("f", file);
         store.sampan(format!("build -t hello '{context}'")).fails(1).stderr_has(words);
     }
     let missing = Dir::context("FROM scratch\nENTRYPOINT [\"/f\"]\n");
     store.sampan(format!("build -t hello '{missing}'")).fails(1).stderr_has("no such file");
-    assert_eq!((store.tree(), store.sampan("images -q").ok().line()), before);
+    assert_eq!((images_of(&store), store.sampan("images -q").ok().line()), before);
     store.sampan("run --rm hello").ok().stdout_is("Hello from Sampan!\n");
 }
 

@@ -6,6 +6,10 @@
 #[cfg(test)]
 mod build;
 #[cfg(test)]
+mod build_cache;
+#[cfg(test)]
+mod dockerfile;
+#[cfg(test)]
 mod exchange;
 #[cfg(test)]
 mod fences;

@@ -3,6 +3,8 @@
 //!
 //! `make bench`, or `bench [ROUNDS]`.
 
+mod builds;
+
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +17,7 @@ fn main() -> Result<()> {
     bench.starts("Start, in an empty store", rounds)?;
     bench.memory()?;
     bench.stop()?;
+    builds::builds(&bench, rounds.min(10))?;
     bench.fill(1000, 100)?;
     bench.starts("Start, beside 1,000 other containers and 100 images", rounds)?;
     println!("\n({:.0} s in all; medians of {rounds} interleaved rounds)", begun.elapsed().as_secs_f64());
