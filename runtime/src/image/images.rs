@@ -291,6 +291,23 @@ impl<'a> Images<'a> {
         images.iter().map(|image| self.load(&image.manifest.0, &entries)).collect()
     }
 
+    /// The image of this manifest, if it is there and has all these names already.
+    pub(super) fn is_there(&self, manifest: &str, names: &[Reference]) -> Result<Option<Image>> {
+        let bytes = index::read(self.store)?;
+        let entries = index::entries(self.store, &bytes)?;
+        let mut its = entries.iter().filter(|entry| entry.digest == manifest).peekable();
+        if its.peek().is_none() {
+            return Ok(None);
+        }
+        let known: Vec<&str> = its.filter_map(Entry::name).collect();
+        for name in names {
+            if !known.contains(&as_name(name)?.as_str()) {
+                return Ok(None);
+            }
+        }
+        self.load(manifest, &entries).map(Some)
+    }
+
     pub(super) fn look_up(&self, wanted: &str) -> Result<Found> {
         again_if_removed(|| {
             let bytes = index::read(self.store)?;

@@ -243,6 +243,11 @@ impl<'a> Stage<'a> {
         let id = manifest.config.digest.clone();
         let manifest = serde_json::to_value(&manifest).map_err(|e| unwritable("manifest", &e))?;
         let manifest = self.blob("manifest", MANIFEST_TYPE, &manifest, &mut made)?;
+        // Nothing new: then nothing need be written, nor flushed.
+        if let Some(image) = Images::new(store).is_there(&manifest.digest, names)? {
+            self.build.digests.save();
+            return Ok(image);
+        }
         let image = Images::new(store).publish(Finished {
             scratch: self.build.scratch,
             blobs: made,
