@@ -144,6 +144,8 @@ pub enum Act {
     Cut(usize),
     /// So many bytes of its body come, and then nothing, until the proxy goes away.
     Stall(usize),
+    /// So many bytes of its body come, and the rest when the gate is open.
+    Pause(usize, Arc<AtomicBool>),
     /// This comes instead: the status with its words, header lines, the body.
     Answer(&'static str, String, Vec<u8>),
     /// The connection is cut before anything comes.
@@ -214,7 +216,7 @@ impl Proxy {
         format!("localhost:{}/{name}", self.port)
     }
 
-    /// The requests so far that hold these words, as `METHOD TARGET RANGE`.
+    /// The requests so far that hold these words, as `METHOD TARGET AUTHORIZATION RANGE`.
     #[must_use]
     pub fn asked(&self, words: &[&str]) -> Vec<String> {
         let log = self.state.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,8 +245,8 @@ impl State {
             };
             head.lines().find_map(of)
         };
-        let range = header("range").unwrap_or_default();
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {target} {range}"));
+        let [who, range] = ["authorization", "range"].map(|name| header(name).unwrap_or_default());
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {target} {who} {range}"));
         let act = self.act(method, target);
         match &act {
             Some(Act::HangUp) => return client.shutdown(Shutdown::Both),
@@ -275,6 +277,12 @@ impl State {
                 client.flush()?;
                 // Until who asked hangs up, or is killed.
                 client.read(&mut [0]).map(drop)
+            }
+            Some(Act::Pause(bytes, gate)) => {
+                std::io::copy(&mut (&mut upstream).take(bytes as u64), &mut client)?;
+                client.flush()?;
+                until("the gate is open", || gate.load(Ordering::Relaxed).then_some(()));
+                std::io::copy(&mut upstream, &mut client).map(drop)
             }
             _ => std::io::copy(&mut upstream, &mut client).map(drop),
         }

@@ -9,6 +9,8 @@ use sampan_tests::{Dir, Run, Store, eventually, net};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const REGISTRY: &[Need] = &[Need::Tool("docker-registry")];
 const GREETING: &str = "Hello from Sampan!\n";
@@ -168,6 +170,67 @@ fn who_has_no_password_is_told_to_log_in() {
     sampan(format!("logout {host}")).ok().stdout_is(&format!("Not logged in to {host}\n"));
     sampan(format!("pull {name}")).fails(1).stderr_has(&advice);
     sampan(format!("pull {name}")).env("REGISTRY_AUTH_FILE", podman.join("auth.json")).ok();
+}
+
+#[test]
+fn a_token_is_fetched_and_shown_to_nobody_else() {
+    if lacks(REGISTRY) {
+        return;
+    }
+    let registry = Registry::start();
+    pushed(&registry, "me/hello");
+    let (proxy, elsewhere) = (Proxy::before(registry.port()), Proxy::before(registry.port()));
+    let who = format!("www-authenticate: Bearer realm=\"http://localhost:{}/token\",service=\"s 1\"\r\n", proxy.port());
+    proxy.spoil("GET", "/manifests/", 1, Act::Answer("401 Who", who.clone(), vec![]));
+    let token = |token: &str| Act::Answer("200 OK", String::new(), json!({"token": token}).to_string().into_bytes());
+    proxy.spoil("GET", "/token", 1, token("t-1"));
+    // As registries keep large blobs with somebody else.
+    let layer: Value = serde_json::from_str(&registry.manifest("me/hello", "latest").text()).unwrap();
+    let blob = layer["layers"][0]["digest"].as_str().unwrap();
+    let there = format!("location: http://127.0.0.1:{}/v2/me/hello/blobs/{blob}\r\n", elsewhere.port());
+    proxy.spoil("GET", blob, 1, Act::Answer("307 There", there, vec![]));
+    let (store, name) = (Store::fresh(&[]), proxy.name("me/hello"));
+    // The name and password are `u` and `p`.
+    let auths = format!(r#"{{"auths": {{"localhost:{}": {{"auth": "dTpw"}}}}}}"#, proxy.port());
+    let home = Dir::new().file("config.json", auths);
+    store.sampan(format!("pull {name}")).env("DOCKER_CONFIG", home.path()).ok();
+    let asked = proxy.asked(&["GET /token?service=s%201&scope=repository%3Ame%2Fhello%3Apull&account=u", "Basic dTpw"]);
+    assert_eq!(asked.len(), 1, "{:?}", proxy.asked(&[]));
+    assert!(proxy.asked(&["GET", blob, "Bearer t-1"]).len() == 1 && proxy.asked(&["/v2/", "Basic"]).is_empty());
+    assert!(elsewhere.asked(&["GET", blob]).len() == 1 && elsewhere.asked(&["Bearer"]).is_empty());
+    store.sampan(format!("run --rm {name}")).ok().stdout_is(GREETING);
+
+    // A token that has run out is fetched anew, and a service that gives none is told from a registry that has nothing.
+    proxy.spoil("GET", "/manifests/", 1, Act::Answer("401 Old", who.clone(), vec![]));
+    let refusal = json!({"details": "incorrect username or password"}).to_string().into_bytes();
+    proxy.spoil("GET", "/token", 1, Act::Answer("401 No", String::new(), refusal));
+    let failed = store.sampan(format!("pull {name}")).env("DOCKER_CONFIG", home.path()).fails(1);
+    failed.stderr_has("incorrect username or password").stderr_has("sampan login");
+}
+
+#[test]
+fn an_image_that_is_removed_takes_nothing_from_one_that_comes() {
+    if lacks(REGISTRY) {
+        return;
+    }
+    let registry = Registry::start();
+    let (_, blob) = put_large(&registry, "large", 3 << 20);
+    let program = tar(&[("hello.wasm", &hello())]);
+    let small = config("wasip1/wasm", &["/hello.wasm"], &[&program]);
+    registry.put_image("small", "latest", (OCI_CONFIG, &small), &[(TAR, &program)]);
+    let (proxy, store) = (Proxy::before(registry.port()), Store::fresh(&[]));
+    let gate = Arc::new(AtomicBool::new(false));
+    proxy.spoil("GET", &blob, 1, Act::Pause(1 << 20, gate.clone()));
+    store.sampan(format!("pull {}", proxy.name("small"))).ok();
+    let pull = store.sampan(format!("pull {}", proxy.name("large"))).start();
+    // The layer that the two share, and the first part of the other.
+    pull.says("Already exists");
+    let partial = store.root().join("downloads").join(blob.strip_prefix("sha256:").unwrap());
+    eventually("a third is there", || partial.metadata().is_ok_and(|meta| meta.len() >= 1 << 20));
+    store.sampan(format!("rmi {}", proxy.name("small"))).ok();
+    gate.store(true, Ordering::Relaxed);
+    pull.finish().ok().stdout_has("Downloaded newer image");
+    store.sampan(format!("run --rm --pull never {}", proxy.name("large"))).ok().stdout_is(GREETING);
 }
 
 #[test]
