@@ -18,6 +18,7 @@ fn main() -> Result<()> {
     bench.memory()?;
     bench.stop()?;
     builds::builds(&bench, rounds.min(10))?;
+    bench.pull()?;
     bench.fill(1000, 100)?;
     bench.starts("Start, beside 1,000 other containers and 100 images", rounds)?;
     println!("\n({:.0} s in all; medians of {rounds} interleaved rounds)", begun.elapsed().as_secs_f64());
@@ -108,7 +109,10 @@ impl Bench {
                 continue;
             }
             let command: Vec<String> = std::iter::once(program).chain(args).map(str::to_owned).collect();
-            if Command::new(program).args(args).output()?.status.success() {
+            // An image that is not there would be looked for elsewhere.
+            let image = args.last().copied().unwrap_or_default();
+            let here = Command::new(program).args(["image", "inspect", image]).output()?;
+            if here.status.success() && Command::new(program).args(args).output()?.status.success() {
                 all.push(Contestant { name: format!("{program} {}", args.join(" ")), command, after: None });
             } else {
                 eprintln!("`{}` does not work here, so {program} stays out of the table", command.join(" "));
@@ -207,6 +211,83 @@ impl Bench {
             println!("| {name} | {:.2} |", median(times).as_secs_f64() * 1e3);
         }
         Ok(())
+    }
+
+    /// A large image from a registry of this machine, beside skopeo: into an OCI layout, where nothing is unpacked, and
+    /// into containers-storage, which is what `podman pull` does.
+    fn pull(&self) -> Result<()> {
+        const LAYERS: usize = 4;
+        const SIZE: u64 = 50 << 20;
+        println!("\n## Pull of a 200 MB image in {LAYERS} layers from a registry of this machine, median of 3\n");
+        let (Some(registry), Some(_)) = (which("docker-registry"), which("skopeo")) else {
+            println!("(left out: this machine lacks docker-registry or skopeo)");
+            return Ok(());
+        };
+        let dir = self.root.path().join("pull");
+        std::fs::create_dir_all(&dir)?;
+        let mut dockerfile = "FROM hello\n".to_owned();
+        for n in 0..LAYERS {
+            let mut noise = std::io::Read::take(std::fs::File::open("/dev/urandom")?, SIZE);
+            std::io::copy(&mut noise, &mut std::fs::File::create(dir.join(format!("noise{n}")))?)?;
+            dockerfile.push_str(&format!("COPY noise{n} /\n"));
+        }
+        std::fs::write(dir.join("Dockerfile"), dockerfile)?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}/data\nhttp:\n  addr: \
+             127.0.0.1:{port}\n",
+            dir.display()
+        );
+        std::fs::write(dir.join("config.yml"), config)?;
+        let mut serving = Command::new(registry);
+        serving.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut serving = serving.spawn()?;
+        let measured = self.pull_from(&format!("localhost:{port}/large"), &dir);
+        let _ = serving.kill();
+        let _ = serving.wait();
+        let measured = measured?;
+        let ours = measured.first().map_or(0.0, |(_, time)| time.as_secs_f64());
+        println!("| what | s | sampan's time × |\n| --- | --- | --- |");
+        for (name, time) in measured {
+            println!("| {name} | {:.2} | {:.2} |", time.as_secs_f64(), ours / time.as_secs_f64());
+        }
+        std::fs::remove_dir_all(dir)?;
+        Ok(())
+    }
+
+    fn pull_from(&self, name: &str, dir: &Path) -> Result<Vec<(&'static str, Duration)>> {
+        self.sampan(&["build", "-q", "-t", name, &dir.to_string_lossy()])?;
+        self.sampan(&["push", "-q", name])?;
+        let place = dir.join("into");
+        let into = place.display();
+        let copy = ["skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false"].map(str::to_owned).to_vec();
+        let skopeo = |to: String| [copy.clone(), vec![format!("docker://{name}"), to]].concat();
+        let ours = ["pull", "-q", name].map(str::to_owned);
+        let ours = std::iter::once(self.sampan.to_string_lossy().into_owned()).chain(ours).collect();
+        let mut all = vec![
+            ("sampan pull: verified, unpacked, compiled", ours, vec![]),
+            ("skopeo copy to an OCI layout: verified", skopeo(format!("oci:{into}")), vec![]),
+        ];
+        // To unpack, it needs root.
+        if std::fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0) {
+            let to = skopeo(format!("containers-storage:[overlay@{into}/root+{into}/run]{name}"));
+            all.push(("skopeo copy to containers-storage: verified, unpacked", to, vec![]));
+        }
+        for _ in 0..3 {
+            for (_, command, times) in &mut all {
+                let (program, args) = command.split_first().context("an empty command")?;
+                let mut command = Command::new(program);
+                command.args(args).env("SAMPAN_ROOT", &place).stdout(Stdio::null()).stderr(Stdio::null());
+                let begun = Instant::now();
+                ensure!(command.status()?.success(), "{program} {} failed", args.join(" "));
+                times.push(begun.elapsed());
+                // containers-storage leaves a mount behind.
+                let overlay = place.join("root/overlay");
+                let _ = Command::new("umount").arg(overlay).stderr(Stdio::null()).status();
+                std::fs::remove_dir_all(&place)?;
+            }
+        }
+        Ok(all.into_iter().map(|(name, _, times)| (name, median(times))).collect())
     }
 
     /// Puts containers and images into the store, for the table that shows that they cost nothing.
