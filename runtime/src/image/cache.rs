@@ -185,6 +185,7 @@ mod tests {
                 size,
                 diff_id: String::new(),
                 chain_id: chain.to_owned(),
+                file: None,
             }),
             used: now - Duration::from_secs(days * 24 * 3600),
         };

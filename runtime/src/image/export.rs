@@ -267,7 +267,7 @@ mod tests {
         let dirs: Vec<PathBuf> = [upper].into_iter().chain(layers.clone()).collect();
         assert!(find_in_layers(&dirs, "/links/absolute").unwrap().is_some());
         assert!(matches!(entry::resolve(&layers, Path::new("/links/absolute"), false).unwrap().node,
-            Node::Link(target) if target == Path::new("../etc/conf")));
+            Node::Link { target, .. } if target == Path::new("../etc/conf")));
 
         let mut archive = Vec::new();
         export(&fixture.store, &dirs, Some(&image), &mut archive).unwrap();

@@ -180,6 +180,7 @@ mod tests {
             size: made.size,
             chain_id: made.diff_id.clone(),
             diff_id: made.diff_id,
+            file: None,
         };
         let unpacked = dir.join("unpacked");
         unpack::unpack(&layer, &blob, std::slice::from_ref(&lower), &unpacked).unwrap();

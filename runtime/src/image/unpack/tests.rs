@@ -409,7 +409,7 @@ mod properties {
             let kind = entry.file_type().unwrap();
             if kind.is_symlink() {
                 let target = std::fs::read_link(entry.path()).unwrap();
-                let leading = target.components().take_while(|c| *c == std::path::Component::ParentDir).count();
+                let leading = target.components().take_while(|c| *c == Component::ParentDir).count();
                 assert!(
                     !target.is_absolute() && leading <= depth,
                     "{} -> {}",
