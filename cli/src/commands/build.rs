@@ -86,7 +86,7 @@ impl BuildArgs {
         // What is on standard output may be an archive, and then it is nothing else.
         let to_stdout = outputs.iter().any(Output::is_standard_output);
         let quiet = self.quiet || self.progress == Shown::Quiet || to_stdout;
-        let (options, _input) = self.options(&store)?;
+        let (options, _input) = self.options(&store, quiet)?;
         let known = Images::new(&store).list()?.into_iter().map(|image| image.id).collect::<Vec<_>>();
         // Its program is compiled before the image is there: a build that fails takes no name from another image.
         let mut program = None;
@@ -115,7 +115,7 @@ impl BuildArgs {
     }
 
     /// The options that the flags say, and what came on standard input, which must live as long as they.
-    fn options(&self, store: &Store) -> Result<(BuildOptions, Option<Input>)> {
+    fn options(&self, store: &Store, quiet: bool) -> Result<(BuildOptions, Option<Input>)> {
         let from_input = |what: &Path| what == Path::new("-");
         let (mut text, mut input_) = (None, None);
         let mut place = self.context.clone();
@@ -160,6 +160,7 @@ impl BuildArgs {
             labels: parse_labels(&self.label).into_iter().collect(),
             platform: self.platform.as_deref().map(platform).transpose()?,
             no_cache: self.no_cache,
+            quiet,
             always_pull: self.pull,
             pull: Some(if self.pull { pull_anew } else { bring }),
             fetch: None,

@@ -3,6 +3,7 @@
 //! The **keeper** (this side of the fork; for a foreground `run` the command itself) is small and has no engine: it
 //! holds mounts, logs, the record of what ended how. The **host** has the engine and the guests, behind the fences.
 
+pub mod aside;
 pub mod fence;
 mod host;
 mod keeper;

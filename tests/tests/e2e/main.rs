@@ -8,6 +8,8 @@ mod build;
 #[cfg(test)]
 mod build_cache;
 #[cfg(test)]
+mod build_run;
+#[cfg(test)]
 mod dockerfile;
 #[cfg(test)]
 mod exchange;

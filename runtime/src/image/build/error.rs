@@ -137,6 +137,22 @@ pub enum Problem {
         /// The stage's name.
         stage: String,
     },
+    /// RUN's program ended with an exit code other than 0.
+    #[error("RUN failed: {command:?} ended with the exit code {code}{said}")]
+    RunFailed {
+        /// What was run.
+        command: String,
+        /// Its exit code.
+        code: u8,
+        /// What it said, if that was not shown.
+        said: String,
+    },
+    /// RUN's program could not be run at all.
+    #[error("RUN failed: {reason}")]
+    CannotRun {
+        /// Why.
+        reason: String,
+    },
     /// What RUN names is not there.
     #[error("RUN failed: there is no program {program:?} in this stage{hint}")]
     NoProgram {

@@ -78,6 +78,8 @@ pub struct BuildOptions {
     pub contexts: Vec<(String, NamedContext)>,
     /// What the image shall be called. Without a name it can be found by its id.
     pub tags: Vec<Reference>,
+    /// Whether what RUN says is shown only when it fails.
+    pub quiet: bool,
     /// Labels that are set after those of the Dockerfile.
     pub labels: Vec<(String, String)>,
     /// What the image is for; what its program is for if not said.

@@ -4,11 +4,16 @@ use super::Problem;
 use super::instruction::Run;
 use super::stage::Stage;
 use super::words::Words;
+use crate::grants::{self, Grants, RootGrant};
+use crate::guest::code;
 use crate::image::layer::Plan;
 use crate::image::{blobs, upper};
+use crate::rootfs;
+use crate::sandbox::log::{self, Line};
+use crate::sandbox::{Attach, Entry, aside};
 use crate::store::{Store, StoreError};
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Where programs are looked for if no PATH is set: Docker's.
@@ -55,16 +60,16 @@ pub(super) struct Script {
 
 /// What a program of a build runs on.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the sandbox of RUN, which reads these, comes next")]
-pub(super) struct Ground<'a> {
-    pub store: &'a Store,
-    /// The directories of the stage's layers, lowest first.
-    pub layers: Vec<PathBuf>,
-    /// Empty directories of one file system, for what is changed, and for the kernel.
-    pub upper: PathBuf,
-    pub work: PathBuf,
+struct Ground<'a> {
+    store: &'a Store,
+    /// The directories of the stage's layers, topmost first.
+    layers: &'a [PathBuf],
+    /// A bundle of its own, with an empty writable layer.
+    bundle: PathBuf,
     /// The Wasm program, on the host.
-    pub program: PathBuf,
+    program: PathBuf,
+    /// Whether what it says is kept for when it fails, and not shown.
+    quiet: bool,
 }
 
 /// What an instruction means in a stage.
@@ -140,21 +145,94 @@ pub(super) fn key(stage: &Stage<'_>, step: &RunStep) -> String {
 /// Runs a step on top of a stage's layers: what it changed, as the plan of a layer, which may be empty.
 pub(super) fn run(stage: &Stage<'_>, step: &RunStep) -> Result<Plan, Problem> {
     let (program, step) = find(stage, step)?;
-    let ground = stage.build.scratch("run");
-    let (upper, work) = (ground.join("upper"), ground.join("work"));
-    for dir in [&ground, &upper, &work] {
-        std::fs::create_dir(dir).map_err(StoreError::io("create", dir))?;
+    let bundle = stage.build.scratch("run");
+    rootfs::make_writable_layer(&bundle).map_err(|e| Problem::CannotRun { reason: e.to_string() })?;
+    let upper = rootfs::upper(&bundle);
+    if let Some(script) = &step.script {
+        put(script, &upper)?;
     }
-    let layers = stage.dirs().iter().rev().cloned().collect();
-    let ground = Ground { store: stage.build.store, layers, upper, work, program };
+    let quiet = stage.build.options.quiet;
+    let ground = Ground { store: stage.build.store, layers: stage.dirs(), bundle, program, quiet };
     execute(&ground, &step)?;
-    Ok(upper::changes(&ground.upper, stage.build.latest)?)
+    if let Some(script) = &step.script {
+        take_away(script, &upper);
+    }
+    Ok(upper::changes(&upper, stage.build.latest)?)
+}
+
+/// Puts a here-document that is a program where it is looked for.
+fn put(script: &Script, upper: &Path) -> Result<(), StoreError> {
+    let file = upper.join(script.path.strip_prefix("/").unwrap_or(&script.path));
+    crate::store::files::make_dir(file.parent().unwrap_or(upper))?;
+    std::fs::write(&file, &script.content).map_err(StoreError::io("write", file))
+}
+
+/// Takes it away again, and the directories that were made for it.
+fn take_away(script: &Script, upper: &Path) {
+    let file = upper.join(script.path.strip_prefix("/").unwrap_or(&script.path));
+    let _ = std::fs::remove_file(&file);
+    for dir in file.ancestors().skip(1).take_while(|dir| *dir != upper) {
+        let _ = std::fs::remove_dir(dir);
+    }
 }
 
 /// Runs the program in a sandbox whose root is an overlay of the ground, and waits for its end. An exit code other than
 /// 0 is a problem.
-fn execute(_ground: &Ground<'_>, _step: &RunStep) -> Result<(), Problem> {
-    Err(Problem::NotYet { what: "RUN".to_owned() })
+fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
+    let cannot = |e: &dyn std::fmt::Display| Problem::CannotRun { reason: e.to_string() };
+    let grants = Grants {
+        args: step.args.clone(),
+        env: step.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        cwd: step.workdir.to_string_lossy().into_owned(),
+        root: RootGrant::Layers(ground.layers.to_vec()),
+        root_writable: true,
+        binds: vec![],
+        network: match step.network {
+            Network::Default => grants::Network::Default,
+            Network::None => grants::Network::None,
+        },
+        published: vec![],
+        exposed: vec![],
+        stdin: false,
+        spawn: true,
+    };
+    let code = code::prepare(ground.store, &ground.program).map_err(|e| cannot(&e))?;
+    let place = ground.store.run_dir()?.join("build");
+    let entry = Entry {
+        id: "run".to_owned(),
+        bundle: ground.bundle.clone(),
+        grants,
+        code,
+        store: Some(ground.store.clone()),
+        input: None,
+        attach: if ground.quiet { Attach::Detached } else { Attach::Terminal },
+    };
+    let exit = aside::run(&place, entry).map_err(|e| cannot(&e))?;
+    match (exit.code, exit.message) {
+        (0, _) => Ok(()),
+        (126, Some(reason)) => Err(Problem::CannotRun { reason }),
+        (code, _) => Err(Problem::RunFailed {
+            command: step.args.join(" "),
+            code,
+            said: if ground.quiet { last_words(&ground.bundle) } else { String::new() },
+        }),
+    }
+}
+
+/// The last lines of a program whose output was not shown.
+fn last_words(bundle: &Path) -> String {
+    const LINES: usize = 20;
+    let Ok(log) = File::open(log::place(bundle)) else { return String::new() };
+    let mut last = std::collections::VecDeque::new();
+    for line in BufReader::new(log).lines().map_while(Result::ok) {
+        if let Ok(line) = serde_json::from_str::<Line<'_>>(&line) {
+            last.push_back(line.log.into_owned());
+        }
+        if last.len() > LINES {
+            last.pop_front();
+        }
+    }
+    last.into_iter().fold(String::from("; it said:\n"), |text, line| text + &line)
 }
 
 /// The Wasm program that a step means, on the host; with `#!` lines followed, so that the first argument is its name.

@@ -1,0 +1,70 @@
+//! A sandbox aside: for one program that somebody waits for, and whose end nobody writes down. RUN is such.
+
+use super::{Entry, SandboxError, launch, system};
+use crate::sandbox::{Exit, Phase};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+/// How it ended, on its way to who waits.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    code: u8,
+    message: Option<String>,
+    /// Why it could not be run.
+    failed: Option<String>,
+}
+
+/// Runs a container in a sandbox of its own, and waits for its end. `place` is a path in the run directory.
+///
+/// The sandbox enters namespaces and forks, so its keeper is a child of this process, which must have one thread. What
+/// the program writes to its standard output goes to our standard error, since standard output is our caller's.
+///
+/// # Errors
+/// When the sandbox cannot be made.
+pub fn run(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
+    // SAFETY: this process has one thread, so the child may go on as its parent would.
+    let child = match unsafe { libc::fork() } {
+        -1 => return Err(system("fork the keeper")(std::io::Error::last_os_error())),
+        0 => {
+            drop(reader);
+            let _ = rustix::stdio::dup2_stdout(std::io::stderr());
+            let told = match keep(place, entry) {
+                Ok(exit) => Told { code: exit.code, message: exit.message, failed: None },
+                Err(error) => Told { code: 0, message: None, failed: Some(error.to_string()) },
+            };
+            if let Ok(text) = serde_json::to_vec(&told) {
+                let _ = File::from(writer).write_all(&text);
+            }
+            // SAFETY: this ends the process without running anything more of what it has of its parent.
+            unsafe { libc::_exit(0) }
+        }
+        child => child,
+    };
+    drop(writer);
+    let mut text = Vec::new();
+    let read = File::from(reader).read_to_end(&mut text);
+    let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(child), rustix::process::WaitOptions::empty());
+    read.map_err(system("hear from the keeper"))?;
+    let told: Told = serde_json::from_slice(&text).map_err(|_| SandboxError::Gone)?;
+    match told.failed {
+        None => Ok(Exit { code: told.code, at: jiff::Timestamp::now(), message: told.message }),
+        Some(words) => Err(system("make the sandbox")(std::io::Error::other(words))),
+    }
+}
+
+fn keep(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {
+    // Whoever started the build may be gone; then nobody wants its steps.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let id = entry.id.clone();
+    let keeper = launch(place, entry)?;
+    loop {
+        if let Phase::Ended(exit) = keeper.attend_early(&id, Duration::from_secs(3600))?.phase {
+            keeper.kill_host();
+            return Ok(exit);
+        }
+    }
+}
