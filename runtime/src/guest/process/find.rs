@@ -2,7 +2,7 @@
 //! sees it, so that no link leads out of it.
 
 use crate::rootfs::{Preopen, normalize};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -69,7 +69,8 @@ fn open(preopens: &[Preopen], cwd: &str, path: &str) -> Result<File, Errno> {
         .ok_or(Errno::NOENT)?;
     let beneath = plain.strip_prefix(&preopen.guest).unwrap_or(&plain);
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(&preopen.host, directory, Mode::empty())?;
+    // Not open(2), which the fences do not know.
+    let root = rustix::fs::openat(CWD, &preopen.host, directory, Mode::empty())?;
     let beneath = if beneath.as_os_str().is_empty() { Path::new(".") } else { beneath };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // What is masked need not be a file, and to open a FIFO would be to wait.

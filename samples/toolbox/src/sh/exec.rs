@@ -7,9 +7,13 @@ use crate::sys::{self, Program};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Functions within functions that one stack has room for.
 const DEEPEST: usize = 200;
+
+/// How long a command waits for a place among the container's processes.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Shell {
     pub(super) fn list(&mut self, list: &List) -> Run<()> {
@@ -344,13 +348,18 @@ impl Shell {
             files.push(streams.file(handle)?);
         }
         let stdio = [0, 1, 2].map(|n| files.get(n).and_then(|file: &Option<Rc<File>>| file.as_deref()));
+        let mut patience = PATIENCE;
         loop {
             let error = match sys::spawn(&Program { path, args, env, stdio }) {
                 Ok(id) => return Ok(id),
                 Err(error) => error,
             };
-            // The places of those who ended and were not asked for may be what is missing.
-            if error.kind() == ErrorKind::WouldBlock && self.reap() {
+            // The places of those who ended and were not asked for may be what is missing, or of those who are about to end.
+            if error.kind() == ErrorKind::WouldBlock && (self.reap() || patience > Duration::ZERO) {
+                if patience > Duration::ZERO {
+                    std::thread::sleep(Duration::from_millis(2));
+                    patience = patience.saturating_sub(Duration::from_millis(2));
+                }
                 continue;
             }
             if !sys::is_not_executable(&error) || is_binary(path) {
