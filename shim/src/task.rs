@@ -104,12 +104,13 @@ impl Task for TaskService {
         let bundle = PathBuf::from(&request.bundle);
         let invalid = |e: String| refuse(Code::INVALID_ARGUMENT, e);
         let spec = files::read_json(&bundle.join("config.json")).map_err(|e| invalid(e.to_string()))?;
-        let grants = Grants::from_spec(&spec).map_err(|e| invalid(e.to_string()))?;
+        let mut grants = Grants::from_spec(&spec).map_err(|e| invalid(e.to_string()))?;
         if grants.stdin {
             return Err(refuse(Code::UNIMPLEMENTED, "an open standard input is not supported yet in a shared sandbox"));
         }
         sampan_runtime::rootfs::make_writable_layer(&bundle).map_err(|e| invalid(e.to_string()))?;
-        let program = locate_program(&bundle, &grants).map_err(|e| invalid(e.to_string()))?;
+        let (program, args) = locate_program(&bundle, &grants).map_err(|e| invalid(e.to_string()))?;
+        grants.args = args.unwrap_or(grants.args);
         let code = code::prepare(&self.store, &program).map_err(|e| invalid(e.to_string()))?;
         let store = grants.spawn.then(|| self.store.clone());
         let entry = Entry { id: request.id, bundle, grants, code, store, input: None, attach: Attach::Detached };

@@ -44,7 +44,7 @@ pub struct BuildArgs {
     /// Do every step anew
     #[arg(long)]
     no_cache: bool,
-    /// Write what was built: type=local|tar|artifact,dest=PATH, or only a directory
+    /// Write what was built: type=local|tar|oci|docker|artifact,dest=PATH, or only a directory
     #[arg(short, long, value_name = "OUTPUT")]
     output: Vec<String>,
     /// What the image is for: wasip1/wasm, wasip2/wasm or wasi/wasm; told from its program without it

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use sampan_runtime::guest::Kind;
 use sampan_runtime::guest::code::Code;
 use sampan_runtime::image::build::{Interfaces, write_artifact, write_dir, write_tar};
-use sampan_runtime::image::{Image, Reference};
+use sampan_runtime::image::exchange::ArchiveFormat;
+use sampan_runtime::image::{Image, Images, Reference};
 use sampan_runtime::store::Store;
 use std::fmt;
 use std::fs::File;
@@ -25,6 +26,10 @@ enum OutputKind {
     Local,
     /// The files, in a tar archive.
     Tar,
+    /// The image, in an OCI archive.
+    Oci,
+    /// The image, in a Docker archive.
+    Docker,
     /// The program, as a Wasm artifact in an OCI archive.
     Artifact,
 }
@@ -43,13 +48,19 @@ impl FromStr for Output {
             match part.split_once('=') {
                 Some(("type", "local")) => kind = Some(OutputKind::Local),
                 Some(("type", "tar")) => kind = Some(OutputKind::Tar),
+                Some(("type", "oci")) => kind = Some(OutputKind::Oci),
+                Some(("type", "docker")) => kind = Some(OutputKind::Docker),
                 Some(("type", "artifact")) => kind = Some(OutputKind::Artifact),
-                Some(("type", other)) => bail!("--output {text}: type={other} is none of local, tar and artifact"),
+                Some(("type", other)) => {
+                    bail!("--output {text}: type={other} is none of local, tar, oci, docker and artifact")
+                }
                 Some(("dest", path)) if !path.is_empty() => dest = Some(PathBuf::from(path)),
-                _ => bail!("--output {text}: {part:?} is not understood; write type=local|tar|artifact,dest=PATH"),
+                _ => bail!(
+                    "--output {text}: {part:?} is not understood; write type=local|tar|oci|docker|artifact,dest=PATH"
+                ),
             }
         }
-        let kind = kind.ok_or_else(|| anyhow!("--output {text}: say which type=local|tar|artifact"))?;
+        let kind = kind.ok_or_else(|| anyhow!("--output {text}: say which type=local|tar|oci|docker|artifact"))?;
         let dest = match (kind, dest) {
             (_, Some(dest)) => dest,
             (OutputKind::Local, None) => bail!("--output {text}: say where, with dest=DIR"),
@@ -76,6 +87,8 @@ impl Output {
         match self.kind {
             OutputKind::Local => Ok(write_dir(store, image, &self.dest)?),
             OutputKind::Tar => self.archive(|out| Ok(write_tar(store, image, out)?)),
+            OutputKind::Oci => self.save(store, image, ArchiveFormat::Oci),
+            OutputKind::Docker => self.save(store, image, ArchiveFormat::Docker),
             OutputKind::Artifact => {
                 let Some((path, code)) = program else {
                     bail!("--output type=artifact: the image names no program that could be the artifact")
@@ -87,6 +100,15 @@ impl Output {
                 self.archive(|out| Ok(write_artifact(image, path, component, name.as_deref(), out)?))
             }
         }
+    }
+
+    /// The image with all the names that it has.
+    fn save(&self, store: &Store, image: &Image, format: ArchiveFormat) -> Result<()> {
+        let names: Vec<String> = match image.names.as_slice() {
+            [] => vec![image.id.clone()],
+            names => names.iter().map(Reference::familiar).collect(),
+        };
+        self.archive(|out| Ok(Images::new(store).save(&names, format, out)?))
     }
 
     /// Writes an archive to its place, whole or not at all.
@@ -126,7 +148,7 @@ mod tests {
         assert_eq!(output("type=tar"), is(OutputKind::Tar, "-"));
         assert_eq!(output("dest=x,type=artifact"), is(OutputKind::Artifact, "x"));
         assert!(output("type=local").unwrap_err().contains("dest=DIR"));
-        assert!(output("type=image,name=x").unwrap_err().contains("none of local, tar and artifact"));
+        assert!(output("type=image,name=x").unwrap_err().contains("none of local, tar, oci, docker and artifact"));
         assert!(output("dest=x").unwrap_err().contains("say which"));
         assert!(output("type=tar,x=y").unwrap_err().contains("\"x=y\""));
     }

@@ -101,7 +101,7 @@ pub fn bring_anew(store: &Store, name: &str, platform: Option<&str>, quiet: bool
 
 fn fetch_for_build(store: &Store, reference: &Reference, platform: Option<&str>, quiet: bool) -> Result<Image> {
     match fetch(store, reference, platform, quiet) {
-        Err(error) if error.is::<AlreadyTold>() => bail!("it is not here and could not be pulled"),
+        Err(error) if error.is::<AlreadyTold>() => bail!("and it could not be pulled"),
         other => other,
     }
 }

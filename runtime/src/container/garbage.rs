@@ -26,7 +26,7 @@ pub fn sweep_code(store: &Store) -> Result<CodeUse> {
 fn programs(store: &Store) -> Result<Vec<PathBuf>> {
     let program = |container: &Container| {
         let spec = files::read_json(&container.dir.join("config.json")).ok()?;
-        program::locate_program(&container.dir, &Grants::from_spec(&spec).ok()?).ok()
+        Some(program::locate_program(&container.dir, &Grants::from_spec(&spec).ok()?).ok()?.0)
     };
     Ok(find::list(store)?.iter().filter_map(program).collect())
 }

@@ -74,11 +74,12 @@ impl Lease {
     /// # Errors
     /// When the program is missing or no guest, a port is in use, or the sandbox cannot be made.
     pub fn start(self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<Run> {
-        let grants = match &self.unwritten {
+        let mut grants = match &self.unwritten {
             Some(unwritten) => unwritten.grants.clone(),
             None => Grants::from_spec(&files::read_json(&self.container.dir.join("config.json"))?)?,
         };
-        let program = program::locate_program(&self.container.dir, &grants)?;
+        let (program, args) = program::locate_program(&self.container.dir, &grants)?;
+        grants.args = args.unwrap_or(grants.args);
         let code = code::prepare(store, &program).map_err(|error| self.in_the_users_words(error))?;
         let id = self.container.record.id.clone();
         store.run_dir()?;

@@ -111,6 +111,17 @@ pub enum ContainerError {
         /// The PATH that was searched, if it was.
         path: Option<String>,
     },
+    /// A script, and what its first line names is not there.
+    #[error("exec: {script:?}: it is a script for {interpreter:?}, and there is no such program in the image")]
+    NoInterpreter {
+        /// The script.
+        script: String,
+        /// What would run it.
+        interpreter: String,
+    },
+    /// Scripts that name each other.
+    #[error("exec: {0:?}: too many scripts, each of which names the next in its first line")]
+    Scripts(String),
     /// The program is a directory.
     #[error("exec: {0:?}: is a directory, and a Wasm program was wanted")]
     ProgramIsDirectory(String),
@@ -168,7 +179,10 @@ impl ContainerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoProgram { .. } => 127,
-            Self::Code(CodeError::Compile { .. }) | Self::ProgramIsDirectory(_) => 126,
+            Self::Code(CodeError::Compile { .. })
+            | Self::ProgramIsDirectory(_)
+            | Self::NoInterpreter { .. }
+            | Self::Scripts(_) => 126,
             _ => 125,
         }
     }

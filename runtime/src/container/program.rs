@@ -2,30 +2,60 @@
 
 use super::{ContainerError, Result};
 use crate::grants::{Grants, RootGrant};
+use crate::guest::script;
 use crate::image::{Image, Images, directories_at, find_in_layers};
 use crate::rootfs;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use oci_spec::image::ImageConfiguration;
 use std::path::{Path, PathBuf};
 
 /// The host's path of the program that a container runs: found in its mounts, its writable layer and its image, in
-/// this order, as the guest would see it; a name without a slash is searched in PATH.
+/// this order, as the guest would see it; a name without a slash is searched in PATH. Of a script it is the interpreter
+/// that its first line names, and the second value is the arguments that this one gets instead of the container's.
 ///
 /// # Errors
 /// When there is no such file.
-pub fn locate_program(bundle: &Path, grants: &Grants) -> Result<PathBuf> {
-    let program = grants.args.first().map(String::as_str).unwrap_or_default();
+pub fn locate_program(bundle: &Path, grants: &Grants) -> Result<(PathBuf, Option<Vec<String>>)> {
     let path = search_path(&grants.env);
     let look = |path: &Path| look_up(bundle, grants, path);
+    let program = match follow(&grants.args, &grants.cwd, path, look)? {
+        Followed::Found(host, args) => return Ok((host, args)),
+        Followed::Missing(program) => program,
+    };
+    if let Some(script) = grants.args.first().filter(|first| **first != program) {
+        return Err(ContainerError::NoInterpreter { script: script.clone(), interpreter: program });
+    }
     let searched = (!program.contains('/')).then(|| path.to_owned());
-    if let Some(found) = search(program, &grants.cwd, path, look)? {
-        return Ok(found);
-    }
-    let place = rootfs::normalize(&Path::new(&grants.cwd).join(program).to_string_lossy());
+    let place = rootfs::normalize(&Path::new(&grants.cwd).join(&program).to_string_lossy());
     if searched.is_none() && is_directory(bundle, grants, &place)? {
-        return Err(ContainerError::ProgramIsDirectory(program.to_owned()));
+        return Err(ContainerError::ProgramIsDirectory(program));
     }
-    Err(ContainerError::NoProgram { program: program.to_owned(), path: searched })
+    Err(ContainerError::NoProgram { program, path: searched })
+}
+
+/// Where the way from a name to a program ends.
+enum Followed {
+    /// The program on the host, and other arguments if it was a script that was named.
+    Found(PathBuf, Option<Vec<String>>),
+    /// The name of what is not there: the program, or the interpreter of a script.
+    Missing(String),
+}
+
+/// Finds a program by its name, through scripts to the interpreter of the last.
+fn follow(args: &[String], cwd: &str, path: &str, look: impl Fn(&Path) -> Result<Option<PathBuf>>) -> Result<Followed> {
+    let mut other: Option<Vec<String>> = None;
+    for _ in 0..script::MOST_SCRIPTS {
+        let args = other.as_deref().unwrap_or(args);
+        let name = args.first().map(String::as_str).unwrap_or_default();
+        let Some((host, guest)) = search(name, cwd, path, &look)? else {
+            return Ok(Followed::Missing(name.to_owned()));
+        };
+        let start = script::start_of(&host).map_err(StoreError::io("read", &host))?;
+        let Some(named) = script::interpreter(&start) else { return Ok(Followed::Found(host, other)) };
+        let script = if name.contains('/') { name.to_owned() } else { guest.to_string_lossy().into_owned() };
+        other = Some(script::words(named, script, args));
+    }
+    Err(ContainerError::Scripts(args.first().cloned().unwrap_or_default()))
 }
 
 fn is_directory(bundle: &Path, grants: &Grants, path: &Path) -> Result<bool> {
@@ -62,7 +92,11 @@ pub fn locate_in_layers(config: &ImageConfiguration, layers: &[PathBuf]) -> Resu
     let (Some(program), Some(config)) = (program_of(config), config.config()) else { return Ok(None) };
     let env = config.env().clone().unwrap_or_default();
     let cwd = config.working_dir().as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/");
-    search(program, cwd, search_path(&env), |path| Ok(find_in_layers(layers, &path.to_string_lossy())?))
+    let look = |path: &Path| Ok(find_in_layers(layers, &path.to_string_lossy())?);
+    Ok(match follow(&[program.to_owned()], cwd, search_path(&env), look)? {
+        Followed::Found(host, _) => Some(host),
+        Followed::Missing(_) => None,
+    })
 }
 
 /// What an image says to run: the first word of its entrypoint, or else of its command.
@@ -77,20 +111,22 @@ fn search_path(env: &[String]) -> &str {
     env.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or(super::create::PATH)
 }
 
-/// Looks a program up as a shell would: by its path, or along PATH when it has no slash.
+/// Looks a program up as a shell would: by its path, or along PATH when it has no slash. Where it is on the host, and
+/// for the guest.
 fn search(
     program: &str,
     cwd: &str,
     path: &str,
     look: impl Fn(&Path) -> Result<Option<PathBuf>>,
-) -> Result<Option<PathBuf>> {
+) -> Result<Option<(PathBuf, PathBuf)>> {
     let clean = |path: PathBuf| rootfs::normalize(&path.to_string_lossy());
-    if program.contains('/') {
-        return look(&clean(Path::new(cwd).join(program)));
-    }
-    for dir in path.split(':').filter(|dir| !dir.is_empty()) {
-        if let Some(found) = look(&clean(Path::new(dir).join(program)))? {
-            return Ok(Some(found));
+    let places: Vec<PathBuf> = match program.contains('/') {
+        true => vec![clean(Path::new(cwd).join(program))],
+        false => path.split(':').filter(|dir| !dir.is_empty()).map(|dir| clean(Path::new(dir).join(program))).collect(),
+    };
+    for guest in places {
+        if let Some(host) = look(&guest)? {
+            return Ok(Some((host, guest)));
         }
     }
     Ok(None)

@@ -8,6 +8,7 @@ pub mod garbage;
 pub mod kind;
 mod linker;
 pub mod process;
+pub(crate) mod script;
 pub mod service;
 pub mod state;
 pub mod stdio;

@@ -33,7 +33,7 @@ fn every_mistake_in_a_dockerfile_is_told_with_its_line_and_column() {
     for (dockerfile, place, words) in [
         ("", "", "expected at least one FROM"),
         ("COPY f /\n", "Dockerfile:1:1", "FROM"),
-        ("FROM nowhere\n", "Dockerfile:1:1", "FROM nowhere failed"),
+        ("FROM nowhere\n", "Dockerfile:1:1", "there is no image nowhere here, and it could not be pulled"),
         ("FROM $BASE\n", "Dockerfile:1:1", "names no image"),
         ("FROM scratch\nFOO x\n", "Dockerfile:2:1", "FOO"),
         ("FROM scratch\n\n# why\n  RUN make\n", "Dockerfile:4:3", "needs a shell"),

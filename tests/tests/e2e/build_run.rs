@@ -3,7 +3,8 @@
 use sampan_tests::{Dir, Store, sample_file};
 
 fn build(store: &Store, tag: &str, dockerfile: &str) -> sampan_tests::Output {
-    store.sampan(format!("build -t {tag} '{}'", Dir::context(dockerfile))).ok()
+    let context = Dir::context(dockerfile);
+    store.sampan(format!("build -t {tag} '{context}'")).ok()
 }
 
 #[test]
@@ -30,14 +31,18 @@ fn a_step_that_fails_ends_the_build_and_is_told_in_its_own_words() {
     let context = Dir::context("FROM toolbox\nRUN true\nRUN echo out; echo why >&2; exit 3\n");
     for flags in ["", "-q"] {
         let failed = store.sampan(format!("build {flags} -t never '{context}'")).fails(1);
-        failed.stderr_has("Dockerfile:3:1: RUN failed:").stderr_has("the exit code 3").stderr_has("why");
+        let failed = failed.stderr_has("Dockerfile:3:1: RUN failed:").stderr_has("the exit code 3").stderr_has("why");
         // Standard output is for the steps, or for the id alone.
         assert!(!failed.stdout.contains("\nout"), "{failed}");
     }
     store.sampan("images -q never").ok().stdout_is("");
-    let trap = Dir::context("FROM scratch\nCOPY probe.wasm /p\nRUN [\"/p\", \"trap\"]\n")
+    let trap_context = Dir::context("FROM scratch\nCOPY probe.wasm /p\nRUN [\"/p\", \"trap\"]\n")
         .copy("probe.wasm", &sample_file("probe"));
-    store.sampan(format!("build '{trap}'")).fails(1).stderr_has("exit code 134").stderr_has("the program trapped");
+    store
+        .sampan(format!("build '{trap_context}'"))
+        .fails(1)
+        .stderr_has("exit code 134")
+        .stderr_has("the program trapped");
 }
 
 #[test]
@@ -77,4 +82,19 @@ fn a_stage_is_for_its_files_and_nothing_of_a_step_is_left_behind() {
     assert_eq!(store.processes(), before);
     let left = std::fs::read_dir(store.root().join("tmp")).unwrap().count();
     assert_eq!(left, 0, "scratch directories");
+}
+
+#[test]
+fn a_script_is_run_by_the_program_that_its_first_line_names() {
+    let store = Store::shared(&["toolbox"]);
+    let context = Dir::context("FROM toolbox\nCOPY bin /usr/bin\nWORKDIR /w\nENTRYPOINT [\"outer\"]\nCMD [\"a b\"]\n")
+        .file("bin/outer", "#!/usr/bin/inner\n")
+        .file("bin/inner", "#!/bin/sh -e\necho \"$0\"; echo \"$@\"; false; echo never\n")
+        .file("bin/round", "#!/usr/bin/round\n");
+    store.build_from("scripts", &context);
+    // The inner script is named by its path, and gets the outer one's.
+    let said = store.sampan("run --rm --allow-spawn scripts").run();
+    assert_eq!((said.stdout.as_str(), said.code), ("/usr/bin/inner\n/usr/bin/outer a b\n", 1), "{said}");
+    store.sampan("run --rm --entrypoint round scripts").fails(126).stderr_has("too many scripts");
+    store.sampan("run --rm --entrypoint ./none scripts").fails(127);
 }

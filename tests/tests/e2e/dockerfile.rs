@@ -109,7 +109,17 @@ fn flags_say_what_to_build_and_how_to_tell() {
     store.sampan(format!("build --progress=rawjson '{context}'")).fails(125).stderr_has("rawjson");
     store.sampan(format!("build --platform linux/amd64 '{context}'")).fails(1).stderr_has("wasip1/wasm");
     store.sampan(format!("build --platform wasip2 '{context}'")).fails(1).stderr_has("its program is for wasip1/wasm");
-    store.sampan(format!("build --pull '{context}'")).fails(1).stderr_has("cannot pull");
+    // There is nothing to pull for scratch; what is at no registry cannot be pulled anew.
+    store.sampan(format!("build --pull '{context}'")).ok();
+    let on_flags = Dir::context("FROM flags\n");
+    store.sampan(format!("build --pull '{on_flags}'")).fails(1).stderr_has("could not be pulled");
+    for (kind, format) in [("oci", "oci-archive"), ("docker", "docker-archive")] {
+        let archive = format!("{context}/{kind}.tar");
+        store.sampan(format!("build -q -t flags -o type={kind},dest={archive} --build-arg A=1 '{context}'")).ok();
+        store.sampan(format!("save --format {format} -o {archive}.saved flags")).ok();
+        let same = format!("cmp '{archive}' '{archive}.saved'");
+        store.shell(&same).ok();
+    }
 }
 
 #[test]
@@ -138,7 +148,7 @@ fn what_was_built_is_written_where_it_is_wanted() {
     tar.stdout_is("files/\nfiles/Dockerfile\nfiles/d/\nfiles/d/f\nfiles/d/l\nh\n");
     store.sampan(format!("build -q -t named -o 'type=tar,dest={out}/a.tar' '{context}'")).ok();
     store.sampan("run --rm named").ok();
-    store.sampan(format!("build -o type=oci,dest=x '{context}'")).fails(1).stderr_has("none of local");
+    store.sampan(format!("build -o type=image,dest=x '{context}'")).fails(1).stderr_has("none of local");
     store.sampan(format!("build -o type=tar,dest=/none/such '{context}'")).fails(1).stderr_has("/none/such");
 }
 

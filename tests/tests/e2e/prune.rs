@@ -127,7 +127,7 @@ fn the_groups_have_the_same_commands() {
     store.sampan(format!("container inspect -f {{{{.Name}}}} {container}")).ok().stdout_has(container.name());
     store.sampan("container inspect hello").fails(1).stderr_has("no such container: hello");
     store.sampan(format!("container rm {container}")).ok();
-    store.sampan("container run --rm none").fails(125).stderr_has("no such image");
+    store.sampan("container run --rm --pull never none").fails(125).stderr_has("no such image");
     store.sampan("image ls --format {{.Repository}}").ok().stdout_has("hello");
     store.sampan("image inspect -f {{.Os}} hello").ok().stdout_is("wasip1\n");
     store.sampan("image inspect nothing").fails(1).stderr_has("no such image: nothing");

@@ -1,17 +1,13 @@
 //! From a path that a program names to the file that is to run: opened beneath the container's root, as the container
 //! sees it, so that no link leads out of it.
 
+use crate::guest::script::{self, LINE};
 use crate::rootfs::{Preopen, normalize};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-
-/// How many scripts may run one another (BINPRM_MAX_RECURSION, execve(2)).
-const MOST_SCRIPTS: usize = 4;
-/// So much of a script's first line counts (execve(2)).
-const LINE: usize = 256;
 
 /// A program that was found.
 #[derive(Debug)]
@@ -30,7 +26,7 @@ pub struct Found {
 /// neither Wasm nor a script, ELOOP when scripts run scripts without end.
 pub fn find(preopens: &[Preopen], cwd: &str, path: &str, args: Vec<String>) -> Result<Found, Errno> {
     let (mut path, mut args) = (path.to_owned(), args);
-    for _ in 0..=MOST_SCRIPTS {
+    for _ in 0..script::MOST_SCRIPTS {
         let file = open(preopens, cwd, &path)?;
         let mut head = [0; LINE];
         let count = file.read_at(&mut head, 0).map_err(|_| Errno::IO)?;
@@ -38,20 +34,11 @@ pub fn find(preopens: &[Preopen], cwd: &str, path: &str, args: Vec<String>) -> R
         if head.starts_with(b"\0asm") {
             return Ok(Found { file, args });
         }
-        let (interpreter, argument) = head.strip_prefix(b"#!").and_then(first_line).ok_or(Errno::NOEXEC)?;
-        let named = std::mem::replace(&mut path, interpreter.clone());
-        let rest = args.into_iter().skip(1);
-        args = [interpreter].into_iter().chain(argument).chain([named]).chain(rest).collect();
+        let named = script::interpreter(head).ok_or(Errno::NOEXEC)?;
+        let script = std::mem::replace(&mut path, named.0.clone());
+        args = script::words(named, script, &args);
     }
     Err(Errno::LOOP)
-}
-
-/// The interpreter and its one argument, which may have blanks in it.
-fn first_line(text: &[u8]) -> Option<(String, Option<String>)> {
-    let line = std::str::from_utf8(text.split(|b| *b == b'\n').next()?).ok()?.trim();
-    let (interpreter, argument) = line.split_once([' ', '\t']).unwrap_or((line, ""));
-    let argument = Some(argument.trim().to_owned()).filter(|a| !a.is_empty());
-    Some((interpreter.to_owned(), argument)).filter(|_| !interpreter.is_empty())
 }
 
 fn open(preopens: &[Preopen], cwd: &str, path: &str) -> Result<File, Errno> {

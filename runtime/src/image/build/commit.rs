@@ -85,7 +85,10 @@ fn apply(stage: &mut Stage<'_>, change: &str) -> Result<(), Problem> {
     };
     let parsed = dockerfile::parse(&text, shown).map_err(words)?;
     let steps = parsed.stages.first().map(|stage| stage.steps.as_slice()).unwrap_or_default();
-    if steps.is_empty() || parsed.stages.len() > 1 {
+    if parsed.stages.len() > 1 {
+        return Err(not_here(change, "FROM"));
+    }
+    if steps.is_empty() {
         return Err(Problem::Syntax(format!("--change {change:?} is no instruction")));
     }
     for step in steps {
@@ -105,16 +108,17 @@ fn apply(stage: &mut Stage<'_>, change: &str) -> Result<(), Problem> {
                     stage.record(&step.text, Some(made))?;
                 }
             }
-            _ => {
-                let word = step.text.split_whitespace().next().unwrap_or_default();
-                return Err(Problem::Syntax(format!(
-                    "--change {change:?}: {word} cannot be done to a container; what can is CMD, ENTRYPOINT, ENV, EXPOSE, \
-                     HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR"
-                )));
-            }
+            _ => return Err(not_here(change, step.text.split_whitespace().next().unwrap_or_default())),
         }
     }
     Ok(())
+}
+
+fn not_here(change: &str, word: &str) -> Problem {
+    Problem::Syntax(format!(
+        "--change {change:?}: {word} cannot be done to a container; what can is CMD, ENTRYPOINT, ENV, EXPOSE, \
+         HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR"
+    ))
 }
 
 /// No Dockerfile is at fault, so there is no line to name.

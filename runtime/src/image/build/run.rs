@@ -5,7 +5,7 @@ use super::instruction::Run;
 use super::stage::Stage;
 use super::words::Words;
 use crate::grants::{self, Grants, RootGrant};
-use crate::guest::code;
+use crate::guest::{code, script};
 use crate::image::layer::Plan;
 use crate::image::{blobs, upper};
 use crate::rootfs;
@@ -13,15 +13,13 @@ use crate::sandbox::log::{self, Line};
 use crate::sandbox::{Attach, Entry, aside};
 use crate::store::{Store, StoreError};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 /// Where programs are looked for if no PATH is set: Docker's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where a here-document that begins with `#!` is a program.
 const SCRIPTS: &str = "/dev/pipes";
-/// As many interpreters of interpreters as Linux goes through.
-const MOST_INTERPRETERS: usize = 5;
 
 /// What RUN shall run, all variables and the shell put in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,26 +236,26 @@ fn last_words(bundle: &Path) -> String {
 /// The Wasm program that a step means, on the host; with `#!` lines followed, so that the first argument is its name.
 fn find(stage: &Stage<'_>, step: &RunStep) -> Result<(PathBuf, RunStep), Problem> {
     let mut step = step.clone();
-    for _ in 0..MOST_INTERPRETERS {
+    for _ in 0..script::MOST_SCRIPTS {
         let name = step.args.first().cloned().unwrap_or_default();
-        let script = step.script.as_ref().filter(|script| script.path == Path::new(&name));
-        let found = match script {
+        let document = step.script.as_ref().filter(|script| script.path == Path::new(&name));
+        let found = match document {
             Some(_) => None,
             None => find_program(stage, &name)?,
         };
-        let start = match (script, &found) {
-            (Some(script), _) => script.content.clone().into_bytes(),
-            (None, Some(file)) => start_of(file)?,
+        let start = match (document, &found) {
+            (Some(document), _) => document.content.clone().into_bytes(),
+            (None, Some(file)) => script::start_of(file).map_err(Problem::read(file))?,
             (None, None) => return Err(missing(stage, &step, name)),
         };
         if start.starts_with(b"\x7fELF") {
             let what = format!("RUN would run {name}, which is a native program (ELF)");
             return Err(Problem::Native { what, stage: stage.name.clone() });
         }
-        match (interpreter(&start), found) {
-            (Some(words), _) => {
-                let path = if script.is_some() || name.contains('/') { name } else { searched(stage, &name)? };
-                step.args.splice(..1, words.into_iter().chain([path]));
+        match (script::interpreter(&start), found) {
+            (Some(named), _) => {
+                let path = if document.is_some() || name.contains('/') { name } else { searched(stage, &name)? };
+                step.args = script::words(named, path, &step.args);
             }
             (None, Some(file)) => return Ok((file, step)),
             (None, None) => return Err(missing(stage, &step, name)),
@@ -265,22 +263,6 @@ fn find(stage: &Stage<'_>, step: &RunStep) -> Result<(PathBuf, RunStep), Problem
     }
     let name = step.args.into_iter().next().unwrap_or_default();
     Err(Problem::NoProgram { program: name, hint: ": too many #! lines lead from one to the next" })
-}
-
-/// The interpreter that a `#!` line names, and its one argument.
-fn interpreter(start: &[u8]) -> Option<Vec<String>> {
-    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let line = String::from_utf8_lossy(line);
-    let (program, argument) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
-    let argument = Some(argument.trim().to_owned()).filter(|argument| !argument.is_empty());
-    (!program.is_empty()).then(|| std::iter::once(program.to_owned()).chain(argument).collect())
-}
-
-fn start_of(file: &Path) -> Result<Vec<u8>, Problem> {
-    let mut start = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(256).read_to_end(&mut start));
-    read.map_err(Problem::read(file))?;
-    Ok(start)
 }
 
 fn missing(stage: &Stage<'_>, step: &RunStep, program: String) -> Problem {
@@ -318,17 +300,4 @@ fn places(stage: &Stage<'_>, program: &str) -> Vec<String> {
     }
     let path = stage.settings.variable("PATH").unwrap_or_else(|| PATH.to_owned());
     path.split(':').filter(|dir| !dir.is_empty()).map(|dir| format!("{dir}/{program}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interpreters_have_one_argument() {
-        assert_eq!(interpreter(b"#!/bin/sh\nx").unwrap(), ["/bin/sh"]);
-        assert_eq!(interpreter(b"#! /usr/bin/env  -S python3 -u \n").unwrap(), ["/usr/bin/env", "-S python3 -u"]);
-        assert_eq!(interpreter(b"#!\n"), None);
-        assert_eq!(interpreter(b"\0asm"), None);
-    }
 }

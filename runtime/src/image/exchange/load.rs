@@ -170,19 +170,21 @@ impl<'s> Archive<'s> {
         let member = checked(contents, &what, &descriptor.digest, descriptor.size)?.clone();
         let manifest: formats::Manifest = member.json(&what)?;
         self.blobs.insert(member.digest.clone(), member.path.clone());
+        let mut found = BTreeMap::new();
         for layer in &manifest.layers {
-            checked(contents, &format!("layer {}", layer.digest), &layer.digest, layer.size)?;
+            let blob = checked(contents, &format!("layer {}", layer.digest), &layer.digest, layer.size)?;
+            found.insert(layer.digest.clone(), blob.path.clone());
         }
         let config = &manifest.config;
         let config = checked(contents, &format!("config {}", config.digest), &config.digest, config.size)?;
-        self.add(contents, config, &manifest, (member.digest, member.size), names)
+        self.add(config, &manifest, &found, (member.digest, member.size), names)
     }
 
     /// An image of a Docker archive, which gets a manifest of our making.
     fn add_docker(&mut self, contents: &Contents, image: &DockerImage) -> Result<()> {
         let missing = |name: &str| bad(format!("{DOCKER_MANIFEST} names {name:?}, which is not in it"));
         let config = contents.get(&image.config).ok_or_else(|| missing(&image.config))?;
-        let mut layers = Vec::new();
+        let (mut layers, mut found) = (Vec::new(), BTreeMap::new());
         for name in image.layers.iter().flatten() {
             let member = contents.get(name).ok_or_else(|| missing(name))?;
             let media_type = match member.magic()? {
@@ -190,6 +192,7 @@ impl<'s> Archive<'s> {
                 [0x28, 0xb5, 0x2f, 0xfd] => "application/vnd.oci.image.layer.v1.tar+zstd",
                 _ => "application/vnd.oci.image.layer.v1.tar",
             };
+            found.insert(member.digest.clone(), member.path.clone());
             layers.push(Content {
                 media_type: media_type.to_owned(),
                 digest: member.digest.clone(),
@@ -215,15 +218,15 @@ impl<'s> Archive<'s> {
         let digest = blobs::digest_of(&bytes);
         self.blobs.insert(digest.clone(), path);
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.add(contents, config, &manifest, (digest, size), docker_names(image)?)
+        self.add(config, &manifest, &found, (digest, size), docker_names(image)?)
     }
 
-    /// Checks and unpacks an image of which all parts are found.
+    /// Checks and unpacks an image of which all parts are found: `found` says where its layers' blobs are.
     fn add(
         &mut self,
-        contents: &Contents,
         config: &Member,
         manifest: &formats::Manifest,
+        found: &BTreeMap<String, PathBuf>,
         place: (String, u64),
         names: Vec<Reference>,
     ) -> Result<()> {
@@ -237,18 +240,18 @@ impl<'s> Archive<'s> {
         let Shape { config: said, layers } = shape.map_err(|reason| bad(format!("image {id}: {reason}")))?;
         let mut dirs: Vec<PathBuf> = Vec::new();
         for layer in layers {
-            let member = checked(contents, &format!("layer {}", layer.digest), &layer.digest, layer.size)?;
+            let Some(blob) = found.get(&layer.digest) else { continue };
             let dir = match self.unpacked.get(&layer.chain_id) {
                 Some(dir) => dir.clone(),
                 None => {
                     let dir = self.scratch.path().join(format!("dir-{}", self.unpacked.len()));
-                    unpack::unpack(&layer, &member.path, &dirs, &dir)?;
+                    unpack::unpack(&layer, blob, &dirs, &dir)?;
                     self.unpacked.insert(layer.chain_id.clone(), dir.clone());
                     dir
                 }
             };
             dirs.insert(0, dir);
-            self.blobs.insert(layer.digest, member.path.clone());
+            self.blobs.insert(layer.digest, blob.clone());
         }
         self.blobs.insert(id.clone(), config.path.clone());
         self.candidates.push(Candidate { id, names, config: said, layers: dirs, manifest: place });

@@ -393,39 +393,37 @@ impl Shell {
 
     /// Waits for a child, and says how it ended.
     pub(super) fn wait_for(&mut self, id: u32) -> i32 {
-        match self.jobs.get(&id) {
-            Some(Some(code)) => *code,
-            _ => match sys::wait(id, true) {
-                Ok(Some((_, code))) => code,
-                _ => 127,
-            },
+        if let Some(code) = self.ended.borrow_mut().remove(&id) {
+            return code;
+        }
+        match sys::wait(id, true) {
+            Ok(Some((_, code))) => code,
+            _ => 127,
         }
     }
 
-    /// Writes down who of the background has ended; whether anybody has.
+    /// Writes down which children have ended, so that their places are free; whether any has.
     pub(super) fn reap(&mut self) -> bool {
         let mut any = false;
-        for (id, code) in self.jobs.iter_mut().filter(|(_, code)| code.is_none()) {
-            if let Ok(Some((_, ended))) = sys::wait(*id, false) {
-                *code = Some(ended);
-                any = true;
-            }
+        while let Ok(Some((id, code))) = sys::wait(0, false) {
+            self.ended.borrow_mut().insert(id, code);
+            any = true;
         }
         any
     }
 
     pub(super) fn add_job(&mut self, id: u32) {
         self.state.last_job = id;
-        self.jobs.insert(id, None);
+        self.jobs.insert(id);
     }
 
     /// The background's numbers.
     pub(super) fn job_ids(&self) -> Vec<u32> {
-        self.jobs.keys().copied().collect()
+        self.jobs.iter().copied().collect()
     }
 
     pub(super) fn forget_job(&mut self, id: u32) -> bool {
-        self.jobs.remove(&id).is_some()
+        self.jobs.remove(&id)
     }
 }
 

@@ -30,7 +30,9 @@ use ast::Command;
 use parser::{ParseError, Parser};
 use redirect::{Fds, Handle};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 /// What ends the running of commands before they are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +77,10 @@ pub struct Shell {
     pub options: Options,
     pub positional: Vec<String>,
     fds: Fds,
-    /// What ran in the background: its number, and its code once that is known.
-    jobs: BTreeMap<u32, Option<i32>>,
+    /// What runs in the background.
+    jobs: BTreeSet<u32>,
+    /// The codes of children that were asked for to make room; one list for all subshells, as the children are.
+    ended: Rc<RefCell<BTreeMap<u32, i32>>>,
     /// Above zero where a failure is part of a condition.
     guarded: usize,
     loops: usize,
@@ -244,7 +248,8 @@ impl Shell {
             options: Options::default(),
             positional: Vec::new(),
             fds: Fds::standard(),
-            jobs: BTreeMap::new(),
+            jobs: BTreeSet::new(),
+            ended: Rc::default(),
             guarded: 0,
             loops: 0,
             functions: 0,
