@@ -178,10 +178,13 @@ fn take_away(script: &Script, upper: &Path) {
 /// 0 is a problem.
 fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
     let cannot = |e: &dyn std::fmt::Display| Problem::CannotRun { reason: e.to_string() };
+    let cwd = step.workdir.to_string_lossy().into_owned();
+    let env = step.env.iter().map(|(name, value)| format!("{name}={value}"));
     let grants = Grants {
         args: step.args.clone(),
-        env: step.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
-        cwd: step.workdir.to_string_lossy().into_owned(),
+        // Programs for WASI 0.1 have no other way to learn where they are.
+        env: env.chain([format!("PWD={cwd}")]).collect(),
+        cwd,
         root: RootGrant::Layers(ground.layers.to_vec()),
         root_writable: true,
         binds: vec![],
