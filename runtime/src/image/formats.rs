@@ -37,11 +37,18 @@ const TITLE: &str = "org.opencontainers.image.title";
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
+    #[serde(default = "known_version")]
+    pub schema_version: u32,
     pub media_type: Option<String>,
     pub config: Descriptor,
     pub layers: Vec<Descriptor>,
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// The one version that manifests have; some tools leave it out.
+fn known_version() -> u32 {
+    2
 }
 
 /// What a manifest says of one blob.
@@ -102,6 +109,9 @@ pub(super) const ACCEPTED: &str = "tar, tar+gzip and tar+zstd layers of OCI and 
 ///
 /// The error says what is wrong with the two.
 pub(super) fn shape(manifest: &Manifest, config: &[u8]) -> Result<Shape, String> {
+    if manifest.schema_version != known_version() {
+        return Err(format!("its manifest has the schema version {}, and 2 is known", manifest.schema_version));
+    }
     let unknown: Vec<&str> =
         manifest.layers.iter().map(|l| l.media_type.as_str()).filter(|t| packing(t).is_none()).collect();
     if !unknown.is_empty() {

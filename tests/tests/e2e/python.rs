@@ -221,3 +221,30 @@ fn the_shell_of_the_image_runs_python_programs() {
     shell("no-such-program").fails(127).stderr_has("sh: no-such-program: not found");
     shell("python -V | cat").fails(2).stderr_has("`|` is not known here");
 }
+
+#[test]
+fn the_dockerfile_that_docker_s_users_know_builds_and_answers() {
+    let store = Store::shared(&["python"]);
+    store.sampan("tag python python:3.14").ok();
+    let app = "import demo\nfrom wsgiref.simple_server import make_server\n\n\
+        def app(environ, start):\n    start('200 OK', [('Content-Type', 'text/plain')])\n    return [demo.__name__.encode()]\n\n\
+        make_server('0.0.0.0', 8000, app).serve_forever()\n";
+    let context = demo().file("requirements.txt", "demo\n").file("app.py", app).file(
+        "Dockerfile",
+        "FROM python:3.7\nWORKDIR /app\nCOPY requirements.txt .\nCOPY *.whl /wheels/\n\
+         RUN pip install --no-index --find-links /wheels -r requirements.txt\nCOPY . .\nEXPOSE 8000\n\
+         CMD [\"python\", \"app.py\"]\n",
+    );
+    let zip = "python -m zipfile -c demo-1.0-py3-none-any.whl demo.py demo-1.0.dist-info";
+    store.sampan(format!("run --rm -v '{context}:/data' -w /data python {zip}")).ok();
+    std::fs::remove_file(context.join("demo.py")).unwrap();
+    let built = store.sampan(format!("build -t seed '{context}'")).ok();
+    built.stderr_has("python:3.7 is python:3.14 here").stderr_has("Successfully installed demo-1.0");
+    let container = store.detached("-p 127.0.0.1:0:8000 seed");
+    let port = container.port("8000");
+    eventually("it listens", || net::is_open(port));
+    assert_eq!(net::get(port, "/").expect(200).text(), "demo");
+    store.sampan("run --rm seed demo a").ok().stdout_is("demo ['a']\n");
+    let again = store.sampan(format!("build -t seed '{context}'")).ok();
+    assert_eq!(again.stdout.matches(" => CACHED").count(), 5, "{again}");
+}
