@@ -104,7 +104,7 @@ pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Resul
 }
 
 /// The same for a container that is run here and now in the foreground, and removed at its end. One that has no name
-/// and nothing that outlives it is written down only when it has run for a moment ([`Unwritten`]): most such commands
+/// and nothing that outlives it is written down only when it has run for a moment (`Unwritten`): most such commands
 /// are over by then, and nobody else has ever heard of them.
 ///
 /// # Errors

@@ -244,7 +244,7 @@ impl Processes {
     ///
     /// # Errors
     /// EPERM when the container may not start programs, EAGAIN when it has too many processes, ENOEXEC when the
-    /// program does not compile, and what [`find::find`] says.
+    /// program does not compile, and what `find::find` says.
     pub async fn spawn(&self, parent: u32, request: Request) -> Result<u32, Errno> {
         if !self.granted() {
             return Err(self.deny(&format!("start of {:?}", request.path)));
