@@ -1,6 +1,7 @@
 //! Content by digest: where it lies, and a writer that hashes what it writes.
 
 use crate::store::{Result, Store, StoreError};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -10,6 +11,17 @@ const ALGORITHM: &str = "sha256:";
 /// The digest of some bytes, as OCI writes it.
 pub(crate) fn digest_of(bytes: &[u8]) -> String {
     written(Sha256::new_with_prefix(bytes))
+}
+
+/// A document as JSON, the same bytes each time: labels, ports and volumes are maps that have no order of their own, and
+/// an image's id must not depend on how they happen to lie.
+pub(crate) fn document(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut value = serde_json::to_value(value).map_err(|e| StoreError::Damaged {
+        path: "a document".into(),
+        reason: format!("it cannot be written as JSON: {e}"),
+    })?;
+    value.sort_all_objects();
+    Ok(value.to_string().into_bytes())
 }
 
 /// The 64 hex digits of a well-formed sha256 digest. Digests come from files that others may have made and become file

@@ -10,9 +10,10 @@
 //! A layer that is no archive is one file of the image. It is unpacked as a directory with that file in it, so that
 //! nothing else has to know; the blobs and the manifest stay as they came, and with them their digests.
 
+use super::index::MANIFEST_TYPE;
 use super::{Layer, blobs, chain_ids};
 use oci_spec::image::{Arch, Config, ImageConfiguration, Os, RootFs};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -33,8 +34,8 @@ const DATA_LAYER: &str = "application/vnd.wasm.content.layer.v1+data";
 const VARIANT: [&str; 2] = ["module.wasm.image/variant", "run.oci.handler"];
 const TITLE: &str = "org.opencontainers.image.title";
 
-/// A manifest as it comes: OCI's or Docker's.
-#[derive(Debug, Clone, Deserialize)]
+/// A manifest, as it comes (OCI's or Docker's) and as we write it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
     #[serde(default = "known_version")]
@@ -42,7 +43,7 @@ pub(super) struct Manifest {
     pub media_type: Option<String>,
     pub config: Descriptor,
     pub layers: Vec<Descriptor>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
 }
 
@@ -52,15 +53,29 @@ fn known_version() -> u32 {
 }
 
 /// What a manifest says of one blob.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
     #[serde(default)]
     pub media_type: String,
     pub digest: String,
     pub size: u64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Manifest {
+    /// The manifest of an image that is made here.
+    pub fn of(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        let media_type = Some(MANIFEST_TYPE.to_owned());
+        Self { schema_version: known_version(), media_type, config, layers, annotations: None }
+    }
+}
+
+impl Descriptor {
+    pub fn new(media_type: &str, digest: String, size: u64) -> Self {
+        Self { media_type: media_type.to_owned(), digest, size, annotations: None }
+    }
 }
 
 /// An image's configuration and layers, whatever its format.

@@ -5,32 +5,12 @@ use super::formats::{self, Shape};
 use super::index::{self, Change, Entry};
 use super::{Image, ImageError, Layer, Reference, Result, blobs, unpack};
 use crate::store::{Lock, Scratch, Store, StoreError, files};
-use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The images of a store.
 #[derive(Debug, Clone, Copy)]
 pub struct Images<'a> {
     pub(super) store: &'a Store,
-}
-
-/// An image manifest, as a build writes it.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Manifest {
-    pub schema_version: u32,
-    pub media_type: Option<String>,
-    pub config: Content,
-    pub layers: Vec<Content>,
-}
-
-/// What a manifest says of one blob.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Content {
-    pub media_type: String,
-    pub digest: String,
-    pub size: u64,
 }
 
 /// Where an image is.

@@ -75,6 +75,7 @@ pub fn write_artifact(
     out: impl Write,
 ) -> Result<(), BuildError> {
     let failed = |problem: LayerError| BuildError::Output { problem };
+    let document = |value: Value| blobs::document(&value).map_err(|e| failed(e.into()));
     let mut wasm = Vec::new();
     let read = File::open(program).and_then(|mut file| file.read_to_end(&mut wasm));
     read.map_err(LayerError::read(program)).map_err(failed)?;
@@ -92,24 +93,24 @@ pub fn write_artifact(
         config.insert("component".to_owned(), interfaces);
     }
     let config = Value::Object(config);
-    let config = sorted(config);
+    let config = document(config)?;
     let of =
         |media_type: &str, digest: &str, size: usize| json!({"mediaType": media_type, "digest": digest, "size": size});
-    let manifest = sorted(json!({
+    let manifest = document(json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": of(ARTIFACT_CONFIG, &blobs::digest_of(&config), config.len()),
         "layers": [of(ARTIFACT_LAYER, &layer, wasm.len())],
-    }));
+    }))?;
     let mut entry = of(MANIFEST_TYPE, &blobs::digest_of(&manifest), manifest.len());
     if let (Some(name), Some(entry)) = (name, entry.as_object_mut()) {
         entry.insert("annotations".to_owned(), json!({"org.opencontainers.image.ref.name": name}));
     }
-    let index = sorted(json!({
+    let index = document(json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": [entry],
-    }));
+    }))?;
     let mut archive = tar::Builder::new(out);
     let mut write = || -> std::io::Result<()> {
         for dir in ["blobs/", "blobs/sha256/"] {
@@ -125,11 +126,6 @@ pub fn write_artifact(
         archive.get_mut().flush()
     };
     write().map_err(|e| failed(StoreError::io("write", "the archive")(e).into()))
-}
-
-fn sorted(mut value: Value) -> Vec<u8> {
-    value.sort_all_objects();
-    value.to_string().into_bytes()
 }
 
 /// An entry that says nothing of the moment.

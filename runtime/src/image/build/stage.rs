@@ -4,7 +4,8 @@ use super::args::{Args, Platform};
 use super::digests::Digests;
 use super::settings::Settings;
 use super::{BuildError, BuildOptions, Problem, expand};
-use crate::image::images::{Content, Finished, Manifest};
+use crate::image::formats::{Descriptor, Manifest, OCI_CONFIG};
+use crate::image::images::Finished;
 use crate::image::index::{Change, MANIFEST_TYPE};
 use crate::image::layer::{Blob, Plan};
 use crate::image::{Image, Images, Layer, Reference, blobs, cache, chain_ids, entry, unpack};
@@ -17,7 +18,6 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
-const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// What all stages of a build share.
@@ -228,20 +228,10 @@ impl<'a> Stage<'a> {
         let created = options.source_date.or(known).unwrap_or_else(jiff::Timestamp::now);
         let mut made = Vec::new();
         let config = self.config(system, Some(created));
-        let config = self.blob("config", CONFIG_TYPE, &config, &mut made)?;
-        let content = |layer: &Layer| Content {
-            media_type: layer.media_type.clone(),
-            digest: layer.digest.clone(),
-            size: layer.size,
-        };
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(MANIFEST_TYPE.to_owned()),
-            layers: self.layers.iter().map(content).collect(),
-            config,
-        };
+        let config = self.blob("config", OCI_CONFIG, &config, &mut made)?;
+        let layer = |layer: &Layer| Descriptor::new(&layer.media_type, layer.digest.clone(), layer.size);
+        let manifest = Manifest::of(config, self.layers.iter().map(layer).collect());
         let id = manifest.config.digest.clone();
-        let manifest = serde_json::to_value(&manifest).map_err(|e| unwritable("manifest", &e))?;
         let manifest = self.blob("manifest", MANIFEST_TYPE, &manifest, &mut made)?;
         // Nothing new: then nothing need be written, nor flushed.
         if let Some(image) = Images::new(store).is_there(&manifest.digest, names)? {
@@ -308,7 +298,7 @@ impl<'a> Stage<'a> {
         let words = [&self.settings.entrypoint, &self.settings.cmd];
         let mut start = Vec::new();
         if let Some(program) = words.into_iter().flatten().find_map(|words| words.first())
-            && let Some(file) = super::run::find_program(self, program)?
+            && let Some((file, _)) = super::run::find_program(self, program)?
         {
             let read = std::fs::File::open(&file).and_then(|f| f.take(8).read_to_end(&mut start));
             read.map_err(StoreError::io("read", file))?;
@@ -334,16 +324,14 @@ impl<'a> Stage<'a> {
         media_type: &str,
         value: &impl Serialize,
         made: &mut Vec<(String, PathBuf)>,
-    ) -> Result<Content, BuildError> {
+    ) -> Result<Descriptor, BuildError> {
         let path = self.build.scratch(name);
-        let mut value = serde_json::to_value(value).map_err(|e| unwritable(name, &e))?;
-        value.sort_all_objects();
-        let bytes = value.to_string().into_bytes();
+        let bytes = blobs::document(value)?;
         files::write(&path, &bytes, Durability::Buffered)?;
         let digest = blobs::digest_of(&bytes);
         made.push((digest.clone(), path));
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(Content { media_type: media_type.to_owned(), digest, size })
+        Ok(Descriptor::new(media_type, digest, size))
     }
 
     /// A file of the stage, by its path.

@@ -3,18 +3,17 @@
 
 use super::contents::{Contents, Member, bad};
 use super::{CONTAINERD_NAME, DOCKER_MANIFEST, INDEX, LAYOUT, REF_NAME};
-use crate::image::formats::{self, Shape};
-use crate::image::images::{Content, Manifest, New};
+use crate::image::formats::{self, Manifest, OCI_CONFIG, Shape};
+use crate::image::images::New;
 use crate::image::index::MANIFEST_TYPE;
 use crate::image::{Image, ImageError, Images, Reference, Result, blobs, unpack};
-use crate::store::{Durability, Scratch, Store, StoreError, files};
+use crate::store::{Durability, Scratch, Store, files};
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::PathBuf;
 
-const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFESTS: &[&str] = &[
     MANIFEST_TYPE,
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -168,7 +167,7 @@ impl<'s> Archive<'s> {
     fn add_manifest(&mut self, contents: &Contents, descriptor: &Descriptor, names: Vec<Reference>) -> Result<()> {
         let what = format!("manifest {}", descriptor.digest);
         let member = checked(contents, &what, &descriptor.digest, descriptor.size)?.clone();
-        let manifest: formats::Manifest = member.json(&what)?;
+        let manifest: Manifest = member.json(&what)?;
         self.blobs.insert(member.digest.clone(), member.path.clone());
         let mut found = BTreeMap::new();
         for layer in &manifest.layers {
@@ -193,27 +192,11 @@ impl<'s> Archive<'s> {
                 _ => "application/vnd.oci.image.layer.v1.tar",
             };
             found.insert(member.digest.clone(), member.path.clone());
-            layers.push(Content {
-                media_type: media_type.to_owned(),
-                digest: member.digest.clone(),
-                size: member.size,
-            });
+            layers.push(formats::Descriptor::new(media_type, member.digest.clone(), member.size));
         }
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(MANIFEST_TYPE.to_owned()),
-            config: Content { media_type: CONFIG_TYPE.to_owned(), digest: config.digest.clone(), size: config.size },
-            layers,
-        };
+        let manifest = Manifest::of(formats::Descriptor::new(OCI_CONFIG, config.digest.clone(), config.size), layers);
         let path = self.scratch.path().join(format!("manifest-{}", self.candidates.len()));
-        let damaged = |e: serde_json::Error| StoreError::Damaged {
-            path: path.clone(),
-            reason: format!("cannot be written as JSON: {e}"),
-        };
-        let mut value = serde_json::to_value(manifest).map_err(damaged)?;
-        value.sort_all_objects();
-        let bytes = value.to_string().into_bytes();
-        let manifest: formats::Manifest = serde_json::from_value(value).map_err(damaged)?;
+        let bytes = blobs::document(&manifest)?;
         files::write(&path, &bytes, Durability::Buffered)?;
         let digest = blobs::digest_of(&bytes);
         self.blobs.insert(digest.clone(), path);
@@ -225,7 +208,7 @@ impl<'s> Archive<'s> {
     fn add(
         &mut self,
         config: &Member,
-        manifest: &formats::Manifest,
+        manifest: &Manifest,
         found: &BTreeMap<String, PathBuf>,
         place: (String, u64),
         names: Vec<Reference>,
