@@ -593,7 +593,7 @@ fn a_short_name_stands_for_what_the_aliases_say() {
         sampan(line).fails(code).stderr_has("gone for good");
     }
     sampan("pull ubuntu:24.04").fails(1).stderr_has("FROM scratch");
-    sampan("run --rm nginx").fails(125).stderr_has("samples/nginx");
+    sampan("run --rm nginx").fails(125).stderr_has("`python -m http.server` in the image of samples/python");
     let context = Dir::context("FROM debian\n");
     sampan(&format!("build {context}")).fails(1).stderr_has("native Linux system");
     // An image that is here is what its name says.
