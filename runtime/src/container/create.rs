@@ -87,7 +87,7 @@ pub(super) fn give_up_room(dir: &Path) {
 }
 
 /// The search path of a container whose image sets none, as Docker has it.
-pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Makes a container of `image` (none for a bare Wasm file).
 ///

@@ -121,7 +121,7 @@ impl Run {
     pub fn keep<F: Front>(self, store: &Store, front: &mut F) -> Result<Exit> {
         let Self { mut container, lock, unwritten, place, keeper } = self;
         if !F::PATIENCE.is_zero() {
-            let early = keeper.attend_early(&container.record.id, F::PATIENCE)?;
+            let early = keeper.attend_early(&container.record.id, Some(F::PATIENCE))?;
             match (early.phase, &unwritten) {
                 (Phase::Ended(exit), unwritten) => {
                     let written = match unwritten {

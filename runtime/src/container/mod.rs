@@ -29,10 +29,12 @@ mod remove;
 pub mod volumes;
 
 pub use commit::{CommitSettings, commit};
+pub(crate) use create::PATH;
 pub use create::{MountRequest, MountSource, Settings, create, create_and_lease};
 pub use export::export;
 pub use find::{find, list};
 pub use freeze::Frozen;
+pub(crate) use program::search;
 pub use program::{locate_in_image, locate_in_layers, locate_program, program_of};
 pub use record::{Container, Ended, MountKind, MountPoint, Record, Running, Status};
 pub use remove::remove;

@@ -113,12 +113,12 @@ fn search_path(env: &[String]) -> &str {
 
 /// Looks a program up as a shell would: by its path, or along PATH when it has no slash. Where it is on the host, and
 /// for the guest.
-fn search(
+pub(crate) fn search<E>(
     program: &str,
     cwd: &str,
     path: &str,
-    look: impl Fn(&Path) -> Result<Option<PathBuf>>,
-) -> Result<Option<(PathBuf, PathBuf)>> {
+    look: impl Fn(&Path) -> Result<Option<PathBuf>, E>,
+) -> Result<Option<(PathBuf, PathBuf)>, E> {
     let clean = |path: PathBuf| rootfs::normalize(&path.to_string_lossy());
     let places: Vec<PathBuf> = match program.contains('/') {
         true => vec![clean(Path::new(cwd).join(program))],

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::Duration;
 
 /// How it ended, on its way to who waits.
 #[derive(Serialize, Deserialize)]
@@ -61,10 +60,7 @@ fn keep(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let id = entry.id.clone();
     let keeper = launch(place, entry)?;
-    loop {
-        if let Phase::Ended(exit) = keeper.attend_early(&id, Duration::from_secs(3600))?.phase {
-            keeper.kill_host();
-            return Ok(exit);
-        }
-    }
+    let Phase::Ended(exit) = keeper.attend_early(&id, None)?.phase else { return Err(SandboxError::Gone) };
+    keeper.kill_host();
+    Ok(exit)
 }

@@ -378,19 +378,19 @@ impl Keeper {
     }
 
     /// Takes the host's reports without a runtime, which takes longer to set up than most commands run: until the
-    /// container has ended, or `patience` after its start.
+    /// container has ended, or `patience` after its start if there is an end to it.
     ///
     /// # Errors
     /// When it is not in this sandbox, or the host cannot be watched.
-    pub fn attend_early(&self, id: &str, patience: Duration) -> Result<Snapshot, SandboxError> {
+    pub fn attend_early(&self, id: &str, patience: Option<Duration>) -> Result<Snapshot, SandboxError> {
         let mut deadline = None;
         loop {
             let snapshot = self.look(id)?;
             let left = match (&snapshot.phase, deadline) {
                 (Phase::Ended(_), _) => return Ok(snapshot),
                 (Phase::Running, None) => {
-                    deadline = Some(Instant::now() + patience);
-                    Some(patience)
+                    deadline = patience.map(|patience| Instant::now() + patience);
+                    patience
                 }
                 (_, deadline) => deadline.map(|deadline: Instant| deadline.saturating_duration_since(Instant::now())),
             };

@@ -4,6 +4,7 @@ use super::Problem;
 use super::instruction::Run;
 use super::stage::Stage;
 use super::words::Words;
+use crate::container;
 use crate::grants::{self, Grants, RootGrant};
 use crate::guest::{code, script};
 use crate::image::layer::Plan;
@@ -16,8 +17,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// Where programs are looked for if no PATH is set: Docker's.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where a here-document that begins with `#!` is a program.
 const SCRIPTS: &str = "/dev/pipes";
 
@@ -120,7 +119,7 @@ pub(super) fn prepare(stage: &Stage<'_>, i: &Run) -> Result<RunStep, Problem> {
 }
 
 fn environment(stage: &Stage<'_>) -> Vec<(String, String)> {
-    let mut env = vec![("PATH".to_owned(), PATH.to_owned())];
+    let mut env = vec![("PATH".to_owned(), container::PATH.to_owned())];
     let mut set = |name: &str, value: &str| match env.iter_mut().find(|(known, _)| known == name) {
         Some((_, old)) => value.clone_into(old),
         None => env.push((name.to_owned(), value.to_owned())),
@@ -248,7 +247,7 @@ fn find(stage: &Stage<'_>, step: &RunStep) -> Result<(PathBuf, RunStep), Problem
         };
         let start = match (document, &found) {
             (Some(document), _) => document.content.clone().into_bytes(),
-            (None, Some(file)) => script::start_of(file).map_err(Problem::read(file))?,
+            (None, Some((file, _))) => script::start_of(file).map_err(Problem::read(file))?,
             (None, None) => return Err(missing(stage, &step, name)),
         };
         if start.starts_with(b"\x7fELF") {
@@ -256,11 +255,12 @@ fn find(stage: &Stage<'_>, step: &RunStep) -> Result<(PathBuf, RunStep), Problem
             return Err(Problem::Native { what, stage: stage.name.clone() });
         }
         match (script::interpreter(&start), found) {
-            (Some(named), _) => {
-                let path = if document.is_some() || name.contains('/') { name } else { searched(stage, &name)? };
+            (Some(named), found) => {
+                let searched = found.filter(|_| !name.contains('/'));
+                let path = searched.map_or(name, |(_, guest)| guest.to_string_lossy().into_owned());
                 step.args = script::words(named, path, &step.args);
             }
-            (None, Some(file)) => return Ok((file, step)),
+            (None, Some((file, _))) => return Ok((file, step)),
             (None, None) => return Err(missing(stage, &step, name)),
         }
     }
@@ -283,24 +283,11 @@ fn missing(stage: &Stage<'_>, step: &RunStep, program: String) -> Problem {
     Problem::NoProgram { program, hint }
 }
 
-/// Where a program that a stage names is on the host: by its path, or along PATH if its name has no slash.
-pub(super) fn find_program(stage: &Stage<'_>, program: &str) -> Result<Option<PathBuf>, StoreError> {
-    places(stage, program).into_iter().find_map(|path| stage.file(&path).transpose()).transpose()
-}
-
-fn searched(stage: &Stage<'_>, program: &str) -> Result<String, StoreError> {
-    for path in places(stage, program) {
-        if stage.file(&path)?.is_some() {
-            return Ok(path);
-        }
-    }
-    Ok(program.to_owned())
-}
-
-fn places(stage: &Stage<'_>, program: &str) -> Vec<String> {
-    if program.contains('/') {
-        return vec![stage.settings.absolute(program).to_string_lossy().into_owned()];
-    }
-    let path = stage.settings.variable("PATH").unwrap_or_else(|| PATH.to_owned());
-    path.split(':').filter(|dir| !dir.is_empty()).map(|dir| format!("{dir}/{program}")).collect()
+/// Where a program that a stage names is, on the host and in the image: by its path, or along PATH if its name has no
+/// slash.
+pub(super) fn find_program(stage: &Stage<'_>, program: &str) -> Result<Option<(PathBuf, PathBuf)>, StoreError> {
+    let path = stage.settings.variable("PATH").unwrap_or_else(|| container::PATH.to_owned());
+    let cwd = stage.settings.absolute(".");
+    let look = |path: &Path| stage.file(&path.to_string_lossy());
+    container::search(program, &cwd.to_string_lossy(), &path, look)
 }

@@ -7,10 +7,11 @@ use super::stage::Stage;
 use super::words::Words;
 use crate::image::entry::{self, Node};
 use crate::image::layer::Plan;
+use crate::rootfs;
 use oci_spec::image::Config;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// The shell of the shell form where SHELL names no other.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -87,17 +88,7 @@ impl Settings {
     /// and double slashes.
     pub fn absolute(&self, path: &str) -> PathBuf {
         let joined = Path::new("/").join(self.workdir.as_deref().unwrap_or_default()).join(path);
-        let mut clean = PathBuf::from("/");
-        for component in joined.components() {
-            match component {
-                Component::Normal(name) => clean.push(name),
-                Component::ParentDir => {
-                    clean.pop();
-                }
-                _ => {}
-            }
-        }
-        clean
+        rootfs::normalize(&joined.to_string_lossy())
     }
 
     /// What to execute: the words of the exec form, or the shell form's line given to the shell.
