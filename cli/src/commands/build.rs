@@ -87,7 +87,9 @@ impl BuildArgs {
         let to_stdout = outputs.iter().any(Output::is_standard_output);
         let quiet = self.quiet || self.progress == Shown::Quiet || to_stdout;
         let (options, _input) = self.options(&store, quiet)?;
-        let known = Images::new(&store).list()?.into_iter().map(|image| image.id).collect::<Vec<_>>();
+        // Whoever wants files and gives no name wants no image, but for one that was there before.
+        let passing = !outputs.is_empty() && options.tags.is_empty();
+        let known = if passing { Images::new(&store).list()? } else { Vec::new() };
         // Its program is compiled before the image is there: a build that fails takes no name from another image.
         let mut program = None;
         let image = build_with(&store, &options, &mut Steps { quiet }, |config, layers| {
@@ -100,8 +102,7 @@ impl BuildArgs {
         for output in &outputs {
             output.write(&store, &image, program.as_ref().map(|(path, code)| (path.as_path(), code)))?;
         }
-        // Whoever wants files and gives no name wants no image.
-        if !outputs.is_empty() && options.tags.is_empty() && !known.contains(&image.id) {
+        if passing && !known.iter().any(|before| before.id == image.id) {
             Images::new(&store).discard(&image)?;
         }
         if quiet {
@@ -177,7 +178,7 @@ fn bring(store: &Store, name: &str, platform: Option<&str>) -> Result<Image, Fai
 
 /// The same for `--pull`: what is here is looked for again at its registry.
 fn pull_anew(store: &Store, name: &str, platform: Option<&str>) -> Result<Image, Failure> {
-    pull::bring_anew(store, name, platform, false).map_err(|error| words(&error).into())
+    pull::bring(store, name, platform, true).map_err(|error| words(&error).into())
 }
 
 /// `NAME=DIR`, `NAME=docker-image://IMAGE`.

@@ -2,6 +2,7 @@
 
 use crate::Context;
 use crate::commands::filter::{self, Filters};
+use crate::commands::prune::agreed;
 use crate::format::humanize::{SIZE_DIGITS, age, human_size};
 use crate::format::time::parse_since;
 use anyhow::Result;
@@ -9,7 +10,6 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use sampan_runtime::image::{Images, Kept};
 use std::fmt::Write as _;
-use std::io::{BufRead, Write};
 use std::process::ExitCode;
 
 /// Manage what builds remember
@@ -45,7 +45,8 @@ impl BuilderArgs {
         let filters = Filters::parse(&args.filter, &["until"])?;
         let now = Timestamp::now();
         let until = filters.values("until").map(|text| parse_since(text, now)).collect::<Result<Vec<_>>>()?;
-        if !args.force && !agreed(args.all)? {
+        let which = if args.all { "all build cache" } else { "all build cache that no image has" };
+        if !args.force && !agreed(&format!("This will remove {which}."))? {
             return Ok(ExitCode::SUCCESS);
         }
         let used = |kept: &Kept| Timestamp::try_from(kept.used).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -64,15 +65,4 @@ impl BuilderArgs {
         }
         filter::print(&format!("{text}Total:\t{}\n", human_size(total, SIZE_DIGITS)))
     }
-}
-
-/// Asks whether to go on.
-fn agreed(all: bool) -> Result<bool> {
-    let which = if all { "all build cache" } else { "all build cache that no image has" };
-    let mut out = std::io::stdout().lock();
-    write!(out, "WARNING! This will remove {which}. Are you sure you want to continue? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -83,24 +83,13 @@ pub fn find(store: &Store, name: &str, policy: Policy, quiet: bool) -> Result<Im
     fetch(store, &reference, None, quiet)
 }
 
-/// An image that is not here by this name, as `FROM` names it: what an alias means, or pulled.
-pub fn bring(store: &Store, name: &str, platform: Option<&str>, quiet: bool) -> Result<Image> {
-    match look(store, name, false)? {
-        Ok(image) => Ok(*image),
-        Err(reference) => fetch_for_build(store, &reference, platform, quiet),
-    }
-}
-
-/// The same, pulled anew if it is here; one that is at no registry is taken as it is here.
-pub fn bring_anew(store: &Store, name: &str, platform: Option<&str>, quiet: bool) -> Result<Image> {
-    match look(store, name, true)? {
-        Ok(image) => Ok(*image),
-        Err(reference) => fetch_for_build(store, &reference, platform, quiet),
-    }
-}
-
-fn fetch_for_build(store: &Store, reference: &Reference, platform: Option<&str>, quiet: bool) -> Result<Image> {
-    match fetch(store, reference, platform, quiet) {
+/// An image that `FROM` names: what an alias means, or pulled; `anew` if it is here too.
+pub fn bring(store: &Store, name: &str, platform: Option<&str>, anew: bool) -> Result<Image> {
+    let reference = match look(store, name, anew)? {
+        Ok(image) => return Ok(*image),
+        Err(reference) => reference,
+    };
+    match fetch(store, &reference, platform, false) {
         Err(error) if error.is::<AlreadyTold>() => bail!("and it could not be pulled"),
         other => other,
     }

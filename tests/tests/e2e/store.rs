@@ -2,7 +2,7 @@
 
 use sampan_tests::needs::{Need, lacks};
 use sampan_tests::store::{NOBODY, sample_file};
-use sampan_tests::{Dir, Store, tree};
+use sampan_tests::{Dir, Output, Store, tree};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
@@ -57,30 +57,33 @@ fn a_build_on_a_full_disk_says_so_and_works_once_there_is_space() {
     store.shell(&script).env("SIZE", "1m").under("unshare --mount").ok().stdout_is("Hello from Sampan!\n");
 }
 
+/// Runs a script on a disk of four mebibytes whose store has the probe's image.
+fn on_a_small_disk(script: &str) -> Output {
+    let store = Store::fresh(&[]);
+    let sample = sample_file("probe");
+    let samples = sample.parent().unwrap().display();
+    let script = format!("{FULL}\nsampan build -q -t probe '{samples}' >/dev/null\n{script}");
+    store.shell(&script).env("SIZE", "4m").under("unshare --mount").ok()
+}
+
 #[test]
 fn create_and_run_on_a_full_disk_say_so_and_the_rest_works_on() {
     if lacks(MOUNTS) {
         return;
     }
-    let store = Store::fresh(&[]);
-    let sample = sample_file("probe");
-    let samples = sample.parent().unwrap().display();
-    let script = format!(
-        "{FULL}
-        sampan build -q -t probe '{samples}' >/dev/null
-        sampan create --name before probe args x >/dev/null
+    let run = on_a_small_disk(
+        "sampan create --name before probe args x >/dev/null
         fill
         full sampan create --name after probe
         full sampan run --rm probe
         full sampan run -d --name after probe
         full sampan volume create vol
-        sampan ps -a --format '{{{{.Names}}}}'
-        sampan images --format '{{{{.Repository}}}}'
+        sampan ps -a --format '{{.Names}}'
+        sampan images --format '{{.Repository}}'
         sampan rm before
         free
-        sampan run --rm --name after probe args works"
+        sampan run --rm --name after probe args works",
     );
-    let run = store.shell(&script).env("SIZE", "4m").under("unshare --mount").ok();
     run.stdout_is("before\nprobe\nbefore\nworks\n");
 }
 
@@ -89,19 +92,13 @@ fn a_guest_that_fills_the_disk_gets_an_error_and_its_end_is_told() {
     if lacks(MOUNTS) {
         return;
     }
-    let store = Store::fresh(&[]);
-    let sample = sample_file("probe");
-    let samples = sample.parent().unwrap().display();
-    let script = format!(
-        "{FULL}
-        sampan build -q -t probe '{samples}' >/dev/null
-        code=0; sampan run --name box probe fill /f 100000000 2>/dev/null || code=$?
-        sampan inspect -f '{{{{.State.Status}}}} {{{{.State.ExitCode}}}}' box
+    let run = on_a_small_disk(
+        "code=0; sampan run --name box probe fill /f 100000000 2>/dev/null || code=$?
+        sampan inspect -f '{{.State.Status}} {{.State.ExitCode}}' box
         sampan ps -aq --filter status=exited | wc -l
         sampan rm box
-        sampan run --rm probe args \"$code\""
+        sampan run --rm probe args \"$code\"",
     );
-    let run = store.shell(&script).env("SIZE", "4m").under("unshare --mount").ok();
     run.stdout_is("exited 1\n1\nbox\n1\n");
 }
 
