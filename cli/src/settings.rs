@@ -4,7 +4,7 @@ use crate::commands::pull::Policy;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::{MountRequest, MountSource, Settings, id};
-use sampan_runtime::grants::{Network, Port, Publish};
+use sampan_runtime::grants::{Network, Port, Publish, Rule};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,9 @@ pub struct ContainerFlags {
     /// Connect to: default, host or none
     #[arg(long, default_value = "default", value_name = "NETWORK")]
     network: Network,
+    /// Let the container call: all, public, HOST, *.SUFFIX, ADDRESS or CIDR, each with [:PORT]
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    allow_net: Vec<Rule>,
     /// Seconds that `stop` waits before it kills
     #[arg(long, value_name = "SECONDS")]
     stop_timeout: Option<u32>,
@@ -99,6 +102,9 @@ impl ContainerFlags {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
             entrypoint = Some(entrypoint.unwrap_or_else(|| vec![format!("/{name}")]));
         }
+        if self.network == Network::None && !self.allow_net.is_empty() {
+            bail!("--network none leaves nobody whom --allow-net could allow: leave one of them out");
+        }
         let mut env = Vec::new();
         for file in &self.env_file {
             env.extend(read_env_file(file)?);
@@ -122,6 +128,7 @@ impl ContainerFlags {
             mounts: volumes.chain(mounts).collect::<Result<_>>()?,
             read_only: self.read_only,
             network: self.network,
+            egress: self.allow_net.into(),
             auto_remove: self.rm,
             open_stdin: self.interactive,
             allow_spawn: self.allow_spawn,

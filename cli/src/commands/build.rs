@@ -8,6 +8,7 @@ use crate::settings::parse_labels;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use sampan_runtime::container::{locate_in_layers, program_of};
+use sampan_runtime::grants::Rule;
 use sampan_runtime::guest::Kind;
 use sampan_runtime::guest::code::{self, Code, CodeError};
 use sampan_runtime::image::build::{
@@ -41,6 +42,12 @@ pub struct BuildArgs {
     /// Set a label of the image (NAME=value)
     #[arg(long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
+    /// Let RUN call others than public addresses: all, HOST, *.SUFFIX, ADDRESS or CIDR, each with [:PORT]
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    allow_net: Vec<Rule>,
+    /// What RUN may call unless it says so itself: default, which is public addresses, or none
+    #[arg(long, default_value = "default", value_name = "NETWORK")]
+    network: RunNetwork,
     /// Do every step anew
     #[arg(long)]
     no_cache: bool,
@@ -76,6 +83,15 @@ enum Shown {
     Plain,
     /// As --quiet
     Quiet,
+}
+
+/// `--network`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RunNetwork {
+    /// Public addresses
+    Default,
+    /// Nothing
+    None,
 }
 
 impl BuildArgs {
@@ -164,7 +180,9 @@ impl BuildArgs {
             quiet,
             always_pull: self.pull,
             pull: Some(if self.pull { pull_anew } else { bring }),
-            fetch: None,
+            egress: self.allow_net.clone().into(),
+            offline: self.network == RunNetwork::None,
+            fetch: Some(fetch),
             source_date: epoch.and_then(|text| source_date(&text)),
         };
         Ok((options, input_))
@@ -179,6 +197,12 @@ fn bring(store: &Store, name: &str, platform: Option<&str>) -> Result<Image, Fai
 /// The same for `--pull`: what is here is looked for again at its registry.
 fn pull_anew(store: &Store, name: &str, platform: Option<&str>) -> Result<Image, Failure> {
     pull::bring(store, name, platform, true).map_err(|error| words(&error).into())
+}
+
+/// A file that ADD names by its address.
+fn fetch(url: &str, into: &Path) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(sampan_runtime::registry::fetch(url, into))?)
 }
 
 /// `NAME=DIR`, `NAME=docker-image://IMAGE`.
@@ -234,6 +258,12 @@ impl Progress for Steps {
     fn cached(&mut self) {
         if !self.quiet {
             println!(" => CACHED");
+        }
+    }
+
+    fn called(&mut self, whom: &[String]) {
+        if !self.quiet {
+            println!(" => called {}", whom.join(", "));
         }
     }
 

@@ -3,7 +3,7 @@
 use super::life::Lease;
 use super::record::{Container, MountPoint, Record};
 use super::{ContainerError, Result, id, volumes};
-use crate::grants::{BindGrant, Grants, Network, Port, Publish, RootGrant};
+use crate::grants::{BindGrant, Egress, Grants, Network, Port, Publish, RootGrant};
 use crate::image::{Image, Images};
 use crate::rootfs;
 use crate::store::{Durability, Lock, Store, StoreError, files};
@@ -39,6 +39,8 @@ pub struct Settings {
     pub read_only: bool,
     /// How it is connected.
     pub network: Network,
+    /// Whom it may call beyond its own network.
+    pub egress: Egress,
     /// Whether it is removed when it ends.
     pub auto_remove: bool,
     /// Whether its standard input is open.
@@ -258,6 +260,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         working_dir,
         labels,
         network: settings.network,
+        egress: settings.egress,
         published,
         exposed,
         mounts: vec![],
@@ -307,6 +310,7 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         network: record.network,
         published: record.published.clone(),
         exposed: record.exposed.clone(),
+        egress: record.egress.clone(),
         stdin: record.open_stdin,
         spawn: record.allow_spawn,
     }

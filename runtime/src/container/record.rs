@@ -1,7 +1,7 @@
 //! What is written down of a container: `record.json` when it is made, `running.json` in the run directory while it
 //! runs, `ended.json` when it has ended.
 
-use crate::grants::{Network, Port, Publish};
+use crate::grants::{Egress, Network, Port, Publish};
 use crate::sandbox::Fences;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,6 +42,9 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// How it is connected.
     pub network: Network,
+    /// Whom it may call beyond its own network.
+    #[serde(default)]
+    pub egress: Egress,
     /// Published ports, as wished: host port 0 lets the system choose at each start.
     pub published: Vec<Publish>,
     /// Ports that it may bind.

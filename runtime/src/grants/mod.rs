@@ -5,8 +5,10 @@
 //! the specification has a field for goes there, the rest goes into annotations under `dev.sampan.`.
 
 pub mod capabilities;
+mod egress;
 mod ports;
 
+pub use egress::{Egress, Ports, Rule, RuleError};
 pub use ports::{Port, PortError, Protocol, Publish};
 
 use oci_spec::runtime::{Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder};
@@ -119,6 +121,8 @@ pub struct Grants {
     pub published: Vec<Publish>,
     /// Ports that the guest may bind without one.
     pub exposed: Vec<Port>,
+    /// Whom it may call beyond its own network.
+    pub egress: Egress,
     /// Whether standard input is open.
     pub stdin: bool,
     /// Whether it may start programs of its own tree.
@@ -131,6 +135,7 @@ mod annotation {
     pub const NETWORK: &str = "dev.sampan.network";
     pub const PUBLISH: &str = "dev.sampan.publish";
     pub const EXPOSE: &str = "dev.sampan.expose";
+    pub const EGRESS: &str = "dev.sampan.allow-net";
     pub const STDIN: &str = "dev.sampan.stdin";
     pub const SPAWN: &str = "dev.sampan.spawn";
 }
@@ -158,6 +163,7 @@ impl Grants {
         note(annotation::NETWORK, self.network.as_str().to_owned());
         note(annotation::PUBLISH, join(self.published.iter().map(|p| format!("{}={}", p.host, p.port))));
         note(annotation::EXPOSE, join(self.exposed.iter().map(Port::to_string)));
+        note(annotation::EGRESS, self.egress.to_string());
         note(annotation::STDIN, if self.stdin { "true".into() } else { String::new() });
         note(annotation::SPAWN, if self.spawn { "true".into() } else { String::new() });
         let process = ProcessBuilder::default()
@@ -220,6 +226,8 @@ impl Grants {
             exposed: split(note(annotation::EXPOSE), ',')
                 .map(|port| port.parse().map_err(unreadable(annotation::EXPOSE)))
                 .collect::<Result<_, GrantError>>()?,
+            egress: Egress::parse(note(annotation::EGRESS).unwrap_or_default())
+                .map_err(unreadable(annotation::EGRESS))?,
             stdin: note(annotation::STDIN) == Some("true"),
             spawn: note(annotation::SPAWN) == Some("true"),
         })
@@ -292,6 +300,7 @@ mod tests {
             network: Network::None,
             published: Publish::parse("127.0.0.1:8080:8000").unwrap(),
             exposed: vec!["8000/tcp".parse().unwrap(), "53/udp".parse().unwrap()],
+            egress: Egress::parse("*.example.com:443,10.0.0.0/8").unwrap(),
             stdin: true,
             spawn: true,
         }
@@ -310,6 +319,7 @@ mod tests {
             spawn: false,
             exposed: vec![],
             published: vec![],
+            egress: Egress::default(),
             ..grants
         };
         assert_eq!(Grants::from_spec(&bare.to_spec().unwrap()).unwrap(), bare);

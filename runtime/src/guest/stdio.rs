@@ -22,6 +22,8 @@ pub enum Channel {
     Stderr = 2,
     /// What the runtime has to say of the guest.
     Diagnostic = 3,
+    /// The same, of what went as it should.
+    Note = 4,
 }
 
 impl Channel {
@@ -32,6 +34,7 @@ impl Channel {
             1 => Some(Self::Stdout),
             2 => Some(Self::Stderr),
             3 => Some(Self::Diagnostic),
+            4 => Some(Self::Note),
             _ => None,
         }
     }

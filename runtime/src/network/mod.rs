@@ -4,11 +4,15 @@
 //! The guest sees its own view: the port that it bound. [`View`] keeps the two beside each other; [`sockets`] puts it
 //! between the guest and wasmtime-wasi's sockets.
 
+pub mod http;
+mod names;
+pub mod outside;
 pub mod reserve;
 pub mod sockets;
 
-use crate::grants::{Grants, Network, Port, Protocol, Publish};
-use std::collections::BTreeSet;
+use crate::grants::{Egress, Grants, Network, Port, Ports, Protocol, Publish};
+use outside::{Outside, Unresolved};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,11 +23,51 @@ pub enum Denied {
     #[error("bind to port {0} denied: publish it with -p HOST:{number}, or grant it with --expose {0}", number = .0.number)]
     Bind(Port),
     /// A name that was to be looked up.
-    #[error("look-up of {0:?} denied: this version grants no peers but the container's own loopback")]
+    #[error("look-up of {0:?} denied: allow it with --allow-net {0}")]
     Name(String),
+    /// A name that leads to this machine or its link, which only a rule that names the address grants.
+    #[error("look-up of {name:?} denied: it leads to {ip}, which a name cannot grant; allow it with --allow-net {ip}")]
+    Leads {
+        /// The name.
+        name: String,
+        /// Where it leads.
+        ip: IpAddr,
+    },
     /// A peer that was not granted.
-    #[error("connection to {0} denied: this version grants no peers but the container's own loopback")]
+    #[error("connection to {0} denied: allow it with --allow-net {0}")]
     Peer(SocketAddr),
+    /// A port of a peer that was granted by its name at others.
+    #[error("connection to {name}:{port} denied: allow it with --allow-net {name}:{port}", port = .address.port())]
+    Port {
+        /// The name that has led there.
+        name: String,
+        /// Where it led.
+        address: SocketAddr,
+    },
+    /// A request to somebody who was not granted.
+    #[error("request to {0} denied: allow it with --allow-net {0}")]
+    Request(String),
+}
+
+/// What people are told of a guest's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// It was not given a socket.
+    Denied(Denied),
+    /// It called somebody for the first time, by name or by address.
+    Called(String),
+    /// A connection failed in a way that the guest's own error does not tell.
+    Failed(String),
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Denied(denied) => denied.fmt(f),
+            Self::Called(whom) => write!(f, "called {whom}"),
+            Self::Failed(words) => f.write_str(words),
+        }
+    }
 }
 
 /// A port that a guest has bound.
@@ -43,14 +87,17 @@ pub struct Bound {
 #[derive(Debug, Clone)]
 pub struct View(Arc<Inner>);
 
-/// Where a denial is told to people.
-pub type Tell = Box<dyn Fn(&Denied) + Send + Sync>;
+/// Where events are told to people.
+pub type Tell = Box<dyn Fn(&Event) + Send + Sync>;
 
 struct Inner {
     network: Network,
     published: Vec<Publish>,
     ports: Vec<Port>,
+    egress: Egress,
+    outside: Arc<dyn Outside>,
     tell: Tell,
+    client: http::Client,
     state: Mutex<State>,
 }
 
@@ -71,12 +118,26 @@ struct State {
     own: BTreeSet<u16>,
     /// Who has sent datagrams to the guest, and may be answered.
     correspondents: BTreeSet<SocketAddr>,
+    /// Where names have led, and the ports that their rules grant there.
+    led: BTreeMap<IpAddr, Led>,
+    /// What has been told already: a guest that tries again and again fills no disk.
+    told: BTreeSet<String>,
+    /// Who may be connected to at this moment.
+    reached: BTreeSet<(Protocol, SocketAddr)>,
+}
+
+/// How an address came to be granted.
+#[derive(Debug)]
+struct Led {
+    by: String,
+    ports: Ports,
 }
 
 impl View {
-    /// The view that `grants` give, with the host's ports that were reserved for it.
+    /// The view that `grants` give, with the host's ports that were reserved for it. `outside` finds the addresses of
+    /// those whom it may call.
     #[must_use]
-    pub fn new(grants: &Grants, reserved: Vec<reserve::Reservation>, tell: Tell) -> Self {
+    pub fn new(grants: &Grants, reserved: Vec<reserve::Reservation>, outside: Arc<dyn Outside>, tell: Tell) -> Self {
         let published = grants
             .published
             .iter()
@@ -89,7 +150,10 @@ impl View {
             network: grants.network,
             published,
             ports: grants.ports(),
+            egress: grants.egress.clone(),
+            outside,
             tell,
+            client: http::Client::default(),
             state: Mutex::new(State { reserved, ..State::default() }),
         }))
     }
@@ -136,9 +200,24 @@ impl View {
         if self.0.ports.contains(&port) && self.0.network != Network::None {
             return Ok((loopback(), true));
         }
-        let denied = Denied::Bind(port);
-        (self.0.tell)(&denied);
-        Err(denied)
+        Err(self.deny(Denied::Bind(port)))
+    }
+
+    /// Tells a denial and hands it back.
+    fn deny(&self, denied: Denied) -> Denied {
+        self.tell(&Event::Denied(denied.clone()));
+        denied
+    }
+
+    /// Tells an event, once.
+    fn tell(&self, event: &Event) {
+        let new = {
+            let mut state = self.state();
+            state.told.len() < MOST_TOLD && state.told.insert(event.to_string())
+        };
+        if new {
+            (self.0.tell)(event);
+        }
     }
 
     /// The publication of a port that fits the guest's address family; a second address of the same port is spliced
@@ -167,20 +246,43 @@ impl View {
     /// # Errors
     /// When that peer was not granted.
     pub fn reach(&self, protocol: Protocol, guest: SocketAddr) -> Result<SocketAddr, Denied> {
+        if let Some(own) = self.own(protocol, guest) {
+            return Ok(own);
+        }
+        let guest = SocketAddr::new(guest.ip().to_canonical(), guest.port());
+        let called = match self.state().led.get(&guest.ip()) {
+            Some(led) if led.ports.has(guest.port()) => Ok(format!("{}:{}", led.by, guest.port())),
+            _ if self.0.egress.covers(guest.ip(), guest.port()) => Ok(guest.to_string()),
+            Some(led) => Err(Denied::Port { name: led.by.clone(), address: guest }),
+            None => Err(Denied::Peer(guest)),
+        };
+        match called {
+            Ok(called) if self.0.network != Network::None => self.tell(&Event::Called(called)),
+            Ok(_) => return Err(self.deny(Denied::Peer(guest))),
+            Err(denied) => return Err(self.deny(denied)),
+        }
+        remember(&mut self.state().reached, (protocol, guest));
+        Ok(guest)
+    }
+
+    /// The real address of one of the guest's own listeners.
+    fn own(&self, protocol: Protocol, guest: SocketAddr) -> Option<SocketAddr> {
         let state = self.state();
         let same = |b: &&Bound| {
             b.protocol == protocol
                 && b.guest.port() == guest.port()
                 && (b.guest.ip() == guest.ip() || (guest.ip().is_loopback() && b.guest.ip().is_unspecified()))
         };
-        if let Some(bound) = state.bound.iter().find(same) {
-            let ip = if bound.real.ip().is_unspecified() { localhost(bound.real.ip()) } else { bound.real.ip() };
-            return Ok(SocketAddr::new(ip, bound.real.port()));
-        }
-        drop(state);
-        let denied = Denied::Peer(guest);
-        (self.0.tell)(&denied);
-        Err(denied)
+        let bound = state.bound.iter().find(same)?;
+        let ip = if bound.real.ip().is_unspecified() { localhost(bound.real.ip()) } else { bound.real.ip() };
+        Some(SocketAddr::new(ip, bound.real.port()))
+    }
+
+    /// Whether a real address is a listener of the guest's own, which tells its guest from others by their ports.
+    #[must_use]
+    pub fn is_own(&self, protocol: Protocol, real: SocketAddr) -> bool {
+        self.state().bound.iter().any(|b| b.protocol == protocol && b.real.port() == real.port())
+            && real.ip().is_loopback()
     }
 
     /// Remembers that a local port is one of the guest's own connections.
@@ -233,8 +335,12 @@ impl View {
             Use::TcpBind | Use::UdpBind => true,
             // A listener that was never bound would be open to everybody at a port of its own.
             Use::TcpListen => known(Protocol::Tcp),
-            Use::TcpConnect => known(Protocol::Tcp),
-            Use::UdpSend => known(Protocol::Udp) || state.correspondents.contains(&address),
+            Use::TcpConnect => known(Protocol::Tcp) || state.reached.contains(&(Protocol::Tcp, address)),
+            Use::UdpSend => {
+                known(Protocol::Udp)
+                    || state.correspondents.contains(&address)
+                    || state.reached.contains(&(Protocol::Udp, address))
+            }
             Use::TcpAccept => true,
             // Whoever may send to a published port gets an answer there.
             Use::UdpReceive => true,
@@ -243,11 +349,7 @@ impl View {
 
     /// Remembers who has sent a datagram: an answer goes back to there and nowhere else.
     pub fn received_from(&self, remote: SocketAddr) {
-        let mut state = self.state();
-        if state.correspondents.len() >= MOST_CORRESPONDENTS {
-            state.correspondents.pop_first();
-        }
-        state.correspondents.insert(remote);
+        remember(&mut self.state().correspondents, remote);
     }
 
     /// Where a datagram to `guest` really goes: to a listener of the guest's own, or back to who has sent one.
@@ -261,26 +363,74 @@ impl View {
         self.reach(Protocol::Udp, guest)
     }
 
-    /// Whether a name may be looked up: an address is no name, and `localhost` is the guest itself. Returns what is to
-    /// be asked instead.
+    /// Looks a name up: an address is no name, `localhost` is the guest itself, and every other has to be granted. Of the
+    /// addresses those are left out that its rules do not grant.
     ///
     /// # Errors
-    /// When it is another name.
-    pub fn name(&self, name: String) -> Result<String, Denied> {
-        if name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok() {
-            return Ok(name);
+    /// When it was not granted, or has no address.
+    pub async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        if let Ok(ip) = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(vec![ip]);
         }
-        if name.eq_ignore_ascii_case("localhost") {
-            return Ok(Ipv4Addr::LOCALHOST.to_string());
+        if is_localhost(name) {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
         }
-        let denied = Denied::Name(name);
-        (self.0.tell)(&denied);
-        Err(denied)
+        if self.0.network == Network::None || !self.0.egress.names(name) {
+            self.deny(Denied::Name(name.to_owned()));
+            return Err(Unresolved::Denied);
+        }
+        let mut found = self.0.outside.resolve(name).await?;
+        let mut left_out = None;
+        found.retain_mut(|ip| {
+            *ip = ip.to_canonical();
+            let kept = self.led(name, *ip) || self.0.egress.covers_any(*ip);
+            left_out = left_out.or((!kept).then_some(*ip));
+            kept
+        });
+        match left_out {
+            Some(ip) if found.is_empty() => {
+                self.deny(Denied::Leads { name: name.to_owned(), ip });
+                Err(Unresolved::Denied)
+            }
+            _ if found.is_empty() => Err(Unresolved::NoSuchName),
+            _ => Ok(found),
+        }
+    }
+
+    /// Remembers that a name has led to an address, if its rules grant it.
+    fn led(&self, name: &str, ip: IpAddr) -> bool {
+        let Some(ports) = self.0.egress.leads(name, ip) else { return false };
+        let mut state = self.state();
+        if let Some(led) = state.led.get_mut(&ip) {
+            led.ports.join(ports);
+            name.clone_into(&mut led.by);
+        } else {
+            if state.led.len() >= MOST_REMEMBERED {
+                state.led.pop_first();
+            }
+            state.led.insert(ip, Led { by: name.to_owned(), ports });
+        }
+        true
     }
 }
 
-/// How many senders of datagrams are remembered.
-const MOST_CORRESPONDENTS: usize = 4096;
+/// Adds to a set that does not grow without end.
+fn remember<T: Ord>(set: &mut BTreeSet<T>, item: T) {
+    if set.len() >= MOST_REMEMBERED {
+        set.pop_first();
+    }
+    set.insert(item);
+}
+
+/// How many peers are remembered.
+const MOST_REMEMBERED: usize = 4096;
+/// How many different events are told.
+const MOST_TOLD: usize = 256;
+
+/// Whether a name means the guest itself (RFC 6761, section 6.3).
+fn is_localhost(name: &str) -> bool {
+    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
+}
 
 /// The loopback address of the family of `like`.
 fn localhost(like: IpAddr) -> IpAddr {
@@ -303,10 +453,11 @@ mod tests {
             network,
             published: if publish.is_empty() { vec![] } else { Publish::parse(publish).unwrap() },
             exposed: expose.split_terminator(',').map(|p| p.parse().unwrap()).collect(),
+            egress: Egress::default(),
             stdin: false,
             spawn: false,
         };
-        View::new(&grants, vec![], Box::new(|_| {}))
+        View::new(&grants, vec![], Arc::new(outside::Nobody), Box::new(|_| {}))
     }
 
     fn addr(text: &str) -> SocketAddr {

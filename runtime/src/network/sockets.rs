@@ -8,14 +8,13 @@ use crate::grants::Protocol;
 use std::net::SocketAddr;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Result, StoreContextMut};
-use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::Host as Names2;
 use wasmtime_wasi::p2::bindings::sockets::network::{self as net2, ErrorCode, Host as _, IpSocketAddress};
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as Tcp2;
 use wasmtime_wasi::p2::bindings::sockets::udp::{
     self as udp2, HostIncomingDatagramStream as In2, HostOutgoingDatagramStream as Out2, HostUdpSocket as Udp2,
 };
 use wasmtime_wasi::p2::{SocketError, TcpSocket, UdpSocket};
-use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as names3, types as p3};
+use wasmtime_wasi::p3::bindings::sockets::types as p3;
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
 
 /// A store's data that has a view of the network.
@@ -84,13 +83,14 @@ pub fn shadow_p2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
                 // Bound here, so that the listener on the other side can tell its own guest from anybody else.
                 let (same, net) = (|| Resource::new_borrow(this.rep()), || Resource::new_borrow(network.rep()));
                 let mut sockets = data.sockets();
-                if Tcp2::local_address(&mut sockets, same()).is_err() {
+                let own = view.is_own(Protocol::Tcp, real);
+                if own && Tcp2::local_address(&mut sockets, same()).is_err() {
                     let any = SocketAddr::new(super::localhost(real.ip()), 0);
                     if Tcp2::start_bind(&mut sockets, same(), net(), any.into()).await.is_ok() {
                         Tcp2::finish_bind(&mut sockets, same())?;
                     }
                 }
-                if let Ok(local) = Tcp2::local_address(&mut sockets, same()) {
+                if own && let Ok(local) = Tcp2::local_address(&mut sockets, same()) {
                     view.own_client(SocketAddr::from(local).port());
                 }
                 let connected = Tcp2::start_connect(&mut sockets, this, network, real.into());
@@ -130,13 +130,7 @@ pub fn shadow_p2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         let real = Tcp2::remote_address(&mut store.data_mut().sockets(), this);
         seen(store.data_mut(), Protocol::Tcp, real)
     })?;
-    let mut names = linker.instance("wasi:sockets/ip-name-lookup@0.2.12")?;
-    names.func_wrap("resolve-addresses", |mut store: StoreContextMut<'_, T>, (network, name): (Net, String)| {
-        let data = store.data_mut();
-        let Ok(name) = data.network().name(name) else { return Ok((Err(ErrorCode::AccessDenied),)) };
-        let stream = Names2::resolve_addresses(&mut data.sockets(), network, name);
-        answer(data, stream)
-    })?;
+    super::names::shadow_p2(linker)?;
     shadow_udp2(linker)
 }
 
@@ -273,6 +267,9 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
                 // As for 0.2: bound first, so that the listener can tell its own guest from anybody else.
                 let same = || Resource::new_borrow(this.rep());
                 store.with(|mut s| -> Result<_> {
+                    if !s.get().network().is_own(Protocol::Tcp, real) {
+                        return Ok(());
+                    }
                     let mut sockets = s.get().sockets();
                     if Tcp3::get_local_address(&mut sockets, same()).is_err() {
                         let any = SocketAddr::new(super::localhost(real.ip()), 0);
@@ -361,16 +358,7 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         let real = Udp3::get_local_address(&mut store.data_mut().sockets(), this);
         seen3(store.data_mut(), Protocol::Udp, real)
     })?;
-    let mut names = linker.instance("wasi:sockets/ip-name-lookup@0.3.0")?;
-    names.func_wrap_concurrent("resolve-addresses", |store, (name,): (String,)| {
-        Box::pin(async move {
-            let Ok(name) = store.with(|mut s| s.get().network().name(name)) else {
-                return Ok((Err(names3::ErrorCode::AccessDenied),));
-            };
-            let sockets = store.with_getter::<WasiSockets>(T::sockets);
-            Ok((<WasiSockets as names3::HostWithStore<T>>::resolve_addresses(&sockets, name).await?,))
-        })
-    })
+    super::names::shadow_p3(linker)
 }
 
 fn seen3<T: Networked>(

@@ -11,12 +11,14 @@
 //! credentials  what `docker login` and `podman login` wrote, and what `sampan login` writes
 //! repository   one repository at its endpoints: manifests, blobs, uploads
 //! download     one blob, resumed where it broke off
+//! file         a file of the web, for ADD
 //! ```
 
 mod auth;
 pub mod credentials;
 mod download;
 mod error;
+mod file;
 mod hosts;
 mod repository;
 mod tls;
@@ -25,6 +27,7 @@ mod transport;
 pub use credentials::{Credential, Credentials};
 pub use download::Sink;
 pub use error::RegistryError;
+pub use file::{FetchError, fetch};
 pub use hosts::Hosts;
 pub use repository::{Access, Fetched, Repository, Uploaded};
 pub use transport::Counter;

@@ -1,15 +1,17 @@
 //! The host process: the engine and the guests, behind the fences. Each container has a thread; the first thread takes
 //! the keeper's orders.
 
+use super::asking::Asking;
 use super::fence::{self, Namespaces};
-use super::programs::Programs;
 use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
+use crate::guest::process::Loader;
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
 use crate::guest::{Control, Description, Ending, KILLED, Program, STOPPED, Stop, TRAPPED, command, service};
-use crate::network::View;
+use crate::network::outside::Outside;
 use crate::network::reserve::Reservation;
+use crate::network::{Event, View};
 use crate::rootfs::Preopen;
 use rustix::net::RecvFlags;
 use std::collections::HashMap;
@@ -52,20 +54,20 @@ pub(super) fn run(
     let socket = Arc::new(socket);
     report(&socket, &Report::Fenced(fences));
     let mut running = HashMap::new();
-    let programs = Programs::new(&socket);
+    let asking = Asking::new(&socket);
     loop {
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
             Ok(Some((Order::Begin, _))) => {
                 if let Some((launch, program)) = first.take() {
-                    start(launch, program, &programs, &mut running);
+                    start(launch, program, &asking, &mut running);
                 }
             }
             Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
             Ok(Some((Order::Rest, _))) => super::rest(),
-            Ok(Some((Order::Program { ticket, answer }, fds))) => programs.answered(ticket, answer, fds),
+            Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
-                Ok((launch, program)) => start(launch, program, &programs, &mut running),
+                Ok((launch, program)) => start(launch, program, &asking, &mut running),
                 Err((id, message)) => report(&socket, &Report::Ended { id, code: 126, message: Some(message) }),
             },
             // The keeper is gone, or its words make no sense: there is nobody to live for.
@@ -158,20 +160,15 @@ fn joined(order: wire::RunOrder, fds: Vec<OwnedFd>) -> Result<(Launch, wasmtime:
     Ok((Launch { id, grants, preopens, description, code, output, input, reserved }, program))
 }
 
-fn start(
-    launch: Launch,
-    program: wasmtime::Result<Program>,
-    programs: &Programs,
-    running: &mut HashMap<String, Control>,
-) {
-    let socket = programs.socket();
+fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, running: &mut HashMap<String, Control>) {
+    let socket = asking.socket();
     let control = Control::default();
     let id = launch.id.clone();
     running.insert(id.clone(), control.clone());
-    let (reports, programs) = (Arc::clone(socket), programs.clone());
+    let (reports, asking) = (Arc::clone(socket), asking.clone());
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
-        let ending = live(launch, program, &control, &programs);
+        let ending = live(launch, program, &control, &asking);
         if control.end() {
             report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
         }
@@ -182,7 +179,7 @@ fn start(
     }
 }
 
-fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, programs: &Programs) -> Ending {
+fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, asking: &Asking) -> Ending {
     let program = match program {
         Ok(program) => program,
         Err(e) => return Ending { code: 126, message: Some(format!("cannot map the compiled code: {e:#}")) },
@@ -191,14 +188,17 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, p
     let output = Pipe::new(output);
     control.hush(output.closer());
     let diagnostics = output.clone();
-    let tell = Box::new(move |denied: &crate::network::Denied| {
-        let _ = diagnostics.write(Channel::Diagnostic, format!("{denied}\n").as_bytes());
+    let tell = Box::new(move |event: &Event| {
+        // Whom it calls is worth knowing, and no news for its terminal.
+        let channel = if matches!(event, Event::Called(_)) { Channel::Note } else { Channel::Diagnostic };
+        let _ = diagnostics.write(channel, format!("{event}\n").as_bytes());
     });
-    let view = View::new(&grants, reserved, tell);
-    let loader = program.spawns().then(|| programs.loader(&id));
+    let beyond = asking.container(&id);
+    let view = View::new(&grants, reserved, Arc::clone(&beyond) as Arc<dyn Outside>, tell);
+    let loader = program.spawns().then_some(beyond as Arc<dyn Loader>);
     let input = input.map(Input::new);
     let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader });
-    let started = |ports: Vec<(Port, SocketAddr)>| report(programs.socket(), &Report::Started { id, ports });
+    let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });
     let ending = if program.kind().is_service() {
         match listen(&surroundings) {
             Ok((listeners, ports)) => service::run(&program, &surroundings, control, listeners, || started(ports)),

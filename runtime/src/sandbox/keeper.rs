@@ -1,15 +1,13 @@
 //! The keeper: the small side of a sandbox, which sees the host die and tells the truth about it.
 
+use super::asking::answers::{Answers, refuse_program};
 use super::log::{self, Attach};
-use super::programs::Compiling;
-use super::wire::{self, Order, Report, RunOrder};
+use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, mount_place, system, trees};
 use crate::grants::Port;
 use crate::guest::KILLED;
-use crate::guest::process::LoadError;
 use crate::network::reserve::reserve;
 use crate::rootfs;
-use crate::store::Store;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
@@ -110,11 +108,11 @@ struct Kept {
     killed: bool,
     waiting: Option<Entry>,
     pump: Option<std::thread::JoinHandle<()>>,
-    /// Gets the code of programs that it starts, if it may.
-    programs: Option<Compiling>,
+    /// What its sandbox may ask for it.
+    answers: Answers,
 }
 
-type FirstContainer = (String, PathBuf, String, Option<Store>, OwnedFd, Attach);
+type FirstContainer = (String, PathBuf, String, Answers, OwnedFd, Attach);
 
 impl Keeper {
     pub(super) fn new(
@@ -122,7 +120,7 @@ impl Keeper {
         pid: i32,
         socket: OwnedFd,
         rootless: Option<bool>,
-        (id, bundle, program, store, output, attach): FirstContainer,
+        (id, bundle, program, answers, output, attach): FirstContainer,
     ) -> Result<Self, SandboxError> {
         let pid = Pid::from_raw(pid).ok_or(SandboxError::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(system("watch the host process"))?;
@@ -139,7 +137,7 @@ impl Keeper {
             killed: false,
             waiting: None,
             pump: Some(pump(output, bundle, attach)?),
-            programs: store.map(Compiling::new),
+            answers,
         };
         let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
         Ok(Self(Arc::new(Inner {
@@ -215,8 +213,8 @@ impl Keeper {
             settled: true,
         };
         let id = entry.id.clone();
-        let programs = entry.store.clone().map(Compiling::new);
-        state.containers.insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None, programs });
+        let answers = Answers::new(entry.store.clone(), entry.grants.egress.clone());
+        state.containers.insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None, answers });
         Ok(())
     }
 
@@ -403,7 +401,7 @@ impl Keeper {
                 Err(e) => return Err(system("watch the host process")(e)),
             }
             match wire::receive::<Report>(self.0.socket.as_fd(), RecvFlags::DONTWAIT) {
-                Ok(Some((Report::Program { ticket, id }, fds))) => self.program(ticket, &id, fds),
+                Ok(Some((Report::Ask { ticket, id, question }, fds))) => self.asked(ticket, &id, question, fds),
                 Ok(Some((report, _))) => self.take(report),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                 Ok(None) | Err(_) => self.host_gone(),
@@ -423,7 +421,7 @@ impl Keeper {
         loop {
             let mut ready = socket.readable().await?;
             match wire::receive::<Report>(self.0.socket.as_fd(), RecvFlags::DONTWAIT) {
-                Ok(Some((Report::Program { ticket, id }, fds))) => self.program(ticket, &id, fds),
+                Ok(Some((Report::Ask { ticket, id, question }, fds))) => self.asked(ticket, &id, question, fds),
                 Ok(Some((report, _))) => self.take(report),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Ok(None) | Err(_) => break,
@@ -433,26 +431,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Has the code of a program that a guest wants to start made ready. The host is not trusted with the question:
-    /// the container must have the grant, and the descriptor be a file.
-    fn program(&self, ticket: u64, id: &str, fds: Vec<OwnedFd>) {
-        let state = self.state();
-        let programs = state.containers.get(id).and_then(|kept| kept.programs.as_ref());
-        let refuse = |why: &str| {
-            let answer = Err(LoadError::Failed(why.to_owned()));
-            let _ = wire::send(self.0.socket.as_fd(), &Order::Program { ticket, answer }, &[]);
-        };
-        match (programs, fds.into_iter().next(), self.0.socket.try_clone()) {
-            (Some(programs), Some(wasm), Ok(socket)) => programs.prepare(socket, ticket, wasm.into()),
-            (None, _, _) => refuse("this container may start no programs"),
-            _ => refuse("no file came along"),
+    /// Answers what the sandbox asks for one of its containers.
+    fn asked(&self, ticket: u64, id: &str, question: Question, fds: Vec<OwnedFd>) {
+        let Ok(socket) = self.0.socket.try_clone() else { return };
+        match self.state().containers.get(id) {
+            Some(kept) => kept.answers.answer(socket, ticket, question, fds),
+            None => refuse_program(&socket, ticket, "there is no such container"),
         }
     }
 
     fn take(&self, report: Report) {
         match report {
             // Taken before, with its descriptor.
-            Report::Program { .. } => {}
+            Report::Ask { .. } => {}
             Report::Fenced(fences) => self.state().fences = Some(fences),
             Report::Started { id, ports } => {
                 if let Some(kept) = self.state().containers.get_mut(&id) {

@@ -108,6 +108,7 @@ impl<'a> Sink<'a> {
             taken += HEAD + length;
             match Channel::from_byte(channel) {
                 Some(Channel::Diagnostic) => self.diagnostic(body),
+                Some(Channel::Note) => self.note(body),
                 Some(channel) => self.output(channel, body, &mut out),
                 None => {}
             }
@@ -146,6 +147,10 @@ impl<'a> Sink<'a> {
             let _ = io::stderr().lock().write_all(&[b"sampan: ", body].concat());
         }
         self.told = true;
+        self.note(body);
+    }
+
+    fn note(&self, body: &[u8]) {
         let mut line = format!("{} ", jiff::Timestamp::now()).into_bytes();
         line.extend_from_slice(body);
         let open = File::options().create(true).append(true).open(diagnostics_place(self.bundle));

@@ -4,11 +4,11 @@
 //! holds mounts, logs, the record of what ended how. The **host** has the engine and the guests, behind the fences.
 
 pub mod aside;
+mod asking;
 pub mod fence;
 mod host;
 mod keeper;
 pub mod log;
-mod programs;
 mod seccomp;
 mod wire;
 
@@ -119,6 +119,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
     let Entry { id, bundle, grants, code, store, input, attach } = entry;
     let digest = code.digest;
+    let answers = asking::answers::Answers::new(store, grants.egress.clone());
     let launch = host::Launch {
         id: id.clone(),
         grants,
@@ -146,7 +147,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
             let rootless = namespaces.map(|n| n.rootless).ok();
-            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, store, output, attach))
+            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, output, attach))
         }
     }
 }

@@ -4,6 +4,7 @@ use super::fence::Fences;
 use crate::grants::{Port, Publish};
 use crate::guest::Description;
 use crate::guest::process::LoadError;
+use crate::network::outside::Unresolved;
 use crate::rootfs::Preopen;
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// From the keeper to the host.
@@ -31,10 +32,31 @@ pub(super) enum Order {
     Stop(String),
     /// End a container at once.
     Kill(String),
-    /// The code of a program that was asked for; it comes along as a descriptor.
-    Program { ticket: u64, answer: Result<Description, LoadError> },
+    /// What was asked for.
+    Answer { ticket: u64, answer: Answer },
     /// Give up what starting took: an idle sandbox needs little of the program's text.
     Rest,
+}
+
+/// What the host asks of the keeper, since it can reach neither of these from behind its fences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// The code of a program that a guest wants to start; its file comes along as a descriptor.
+    Program,
+    /// The addresses of a name.
+    Name(String),
+    /// The certificates that the system trusts.
+    Roots,
+}
+
+/// What the keeper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// The code comes along as a descriptor.
+    Program(Result<Description, LoadError>),
+    Name(Result<Vec<IpAddr>, Unresolved>),
+    /// They come along as a descriptor: each a length in four bytes, little-endian, and so many bytes of DER.
+    Roots(Result<(), String>),
 }
 
 /// What a container that joins a running sandbox is made of.
@@ -54,8 +76,8 @@ pub(super) enum Report {
     Fenced(Fences),
     /// A guest's first instruction is next; where the host listens for its ports.
     Started { id: String, ports: Vec<(Port, SocketAddr)> },
-    /// A guest wants to start the Wasm file that comes along as a descriptor.
-    Program { ticket: u64, id: String },
+    /// Something is needed for a container.
+    Ask { ticket: u64, id: String, question: Question },
     /// A guest has ended.
     Ended { id: String, code: u8, message: Option<String> },
 }

@@ -137,10 +137,14 @@ fn fetch(out: ResponseOutparam, url: &str) {
 }
 
 fn get(url: &str) -> Result<(u16, IncomingBody), String> {
-    let rest = url.strip_prefix("http://").ok_or("only http:// URLs")?;
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("http", rest)) => (Scheme::Http, rest),
+        Some(("https", rest)) => (Scheme::Https, rest),
+        _ => return Err("only http:// and https:// URLs".to_owned()),
+    };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let request = OutgoingRequest::new(Fields::new());
-    request.set_scheme(Some(&Scheme::Http)).map_err(|()| "bad scheme")?;
+    request.set_scheme(Some(&scheme)).map_err(|()| "bad scheme")?;
     request.set_authority(Some(authority)).map_err(|()| "bad authority")?;
     request
         .set_path_with_query(Some(if path.is_empty() { "/" } else { path }))

@@ -12,6 +12,8 @@ mod build_run;
 #[cfg(test)]
 mod dockerfile;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod exchange;
 #[cfg(test)]
 mod fences;

@@ -184,42 +184,6 @@ fn a_denial_is_kept_in_the_diagnostics_of_a_container_in_the_background() {
 }
 
 #[test]
-fn a_guest_connects_to_nobody_else() {
-    let store = Store::shared(&["tcp"]);
-    let host = TcpListener::bind("127.0.0.1:0").unwrap();
-    host.set_nonblocking(true).unwrap();
-    let address = host.local_addr().unwrap();
-    let failed = store.sampan(format!("run --rm tcp connect {address} hello")).fails(1);
-    failed.stdout_is("").stderr_has("access-denied").stderr_has(&format!("connection to {address} denied"));
-    assert!(host.accept().is_err(), "somebody knocked");
-    // Not even with another container that is published on this very host.
-    let tcp = listening(store.detached("-p 7000 tcp"));
-    let failed = store.sampan(format!("run --rm tcp connect 127.0.0.1:{} hi", tcp.port("7000"))).fails(1);
-    failed.stderr_has("access-denied");
-    tcp.logs().stdout_lacks("peer");
-}
-
-#[test]
-fn a_guest_looks_up_no_names_but_its_own() {
-    let store = Store::shared(&["tcp"]);
-    let failed = store.sampan("run --rm tcp lookup example.com").fails(1).stdout_is("");
-    failed.stderr_has("access-denied").stderr_has("\"example.com\" denied");
-    store.sampan("run --rm tcp lookup localhost").ok().stdout_has("127.0.0.1\n");
-}
-
-#[test]
-fn a_service_calls_nobody_else() {
-    let store = Store::shared(&["web"]);
-    let host = TcpListener::bind("127.0.0.1:0").unwrap();
-    host.set_nonblocking(true).unwrap();
-    let web = store.detached("-p 8000 web");
-    let url = format!("http://{}/", host.local_addr().unwrap());
-    let answer = net::get(web.port("8000"), &format!("/fetch?url={url}")).expect(502).text();
-    assert!(answer.to_lowercase().contains("denied"), "{answer}");
-    assert!(host.accept().is_err(), "somebody knocked");
-}
-
-#[test]
 fn a_guest_has_its_own_loopback_whatever_the_network() {
     let store = Store::shared(&["tcp"]);
     for network in ["default", "none", "host"] {

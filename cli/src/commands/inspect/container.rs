@@ -176,7 +176,7 @@ fn ours(record: &Record, status: &Status) -> Value {
         Status::Running(running) => running.keeper,
         _ => 0,
     };
-    let grants = json!({ "Spawn": record.allow_spawn });
+    let grants = json!({ "AllowNet": record.egress, "Spawn": record.allow_spawn });
     json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Fences": shown.map(fences) })
 }
 
@@ -195,7 +195,7 @@ fn fences(fences: Fences) -> Value {
 mod tests {
     use super::*;
     use sampan_runtime::container::{Ended, Running};
-    use sampan_runtime::grants::{Network, Publish};
+    use sampan_runtime::grants::{Egress, Network, Publish};
 
     fn record() -> Record {
         Record {
@@ -212,6 +212,7 @@ mod tests {
             network: Network::Default,
             published: [Publish::parse("8080:8000").unwrap(), Publish::parse("127.0.0.1::8000").unwrap()].concat(),
             exposed: vec!["8000".parse().unwrap(), "53/udp".parse().unwrap()],
+            egress: Egress::parse("api.test:443").unwrap(),
             mounts: vec![MountPoint {
                 kind: MountKind::Bind,
                 name: String::new(),

@@ -1,11 +1,12 @@
 //! The interface as a module sees it: programs in the text form that start one another.
 
 use super::*;
-use crate::grants::{Grants, Network, RootGrant};
+use crate::grants::{Egress, Grants, Network, RootGrant};
 use crate::guest::engine::{Purpose, engine};
 use crate::guest::stdio::Pipe;
 use crate::guest::{Ending, command, kind};
 use crate::network::View;
+use crate::network::outside::Nobody;
 use crate::rootfs::Preopen;
 use std::io::Read;
 use std::path::PathBuf;
@@ -69,6 +70,7 @@ impl Place {
             network: Network::None,
             published: vec![],
             exposed: vec![],
+            egress: Egress::default(),
             stdin: false,
             spawn,
         };
@@ -77,7 +79,7 @@ impl Place {
             (File::from(reader), Pipe::new(writer))
         };
         let surroundings = Arc::new(Surroundings {
-            network: View::new(&grants, vec![], Box::new(|_| {})),
+            network: View::new(&grants, vec![], Arc::new(Nobody), Box::new(|_| {})),
             grants,
             preopens: vec![Preopen { host: self.dir.join("root"), guest: "/".into(), writable: true }],
             output: writer,

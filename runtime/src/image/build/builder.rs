@@ -238,7 +238,7 @@ impl<'a> Builder<'a, '_> {
     }
 
     /// Whether the cache had it.
-    fn apply(&self, stage: &mut Stage<'a>, step: &Step) -> Result<bool, Problem> {
+    fn apply(&mut self, stage: &mut Stage<'a>, step: &Step) -> Result<bool, Problem> {
         let added: Option<Plan> = match &step.instruction {
             Instruction::Run(i) => return self.run(stage, step, i),
             Instruction::Copy(i) => Some(self.copy(stage, i)?),
@@ -251,14 +251,17 @@ impl<'a> Builder<'a, '_> {
         stage.record(&step.text, added)
     }
 
-    fn run(&self, stage: &mut Stage<'a>, step: &Step, i: &instruction::Run) -> Result<bool, Problem> {
+    fn run(&mut self, stage: &mut Stage<'a>, step: &Step, i: &instruction::Run) -> Result<bool, Problem> {
         let prepared = run::prepare(stage, i)?;
         let key = run::key(stage, &prepared);
         if let Some(layer) = stage.cached(&key) {
             stage.put(&step.text, layer)?;
             return Ok(true);
         }
-        let plan = run::run(stage, &prepared)?;
+        let (plan, called) = run::run(stage, &prepared)?;
+        if !called.is_empty() {
+            self.progress.called(&called);
+        }
         stage.add(&key, &step.text, &plan)?;
         Ok(false)
     }

@@ -85,8 +85,8 @@ pub(super) enum Source {
 pub(super) struct Run {
     pub command: Words,
     pub here_docs: Vec<HereDoc>,
-    /// `--network`; `default` without it.
-    pub network: String,
+    /// `--network`.
+    pub network: Option<String>,
     pub mounts: Vec<String>,
     pub security: Option<String>,
 }
@@ -234,7 +234,7 @@ fn copy(keyword: &'static str, flags: &mut Flags, arguments: &str, docs: &[HereD
 }
 
 fn run(flags: &mut Flags, arguments: &str, here_docs: &[HereDoc]) -> Result<Run, Problem> {
-    let network = flags.one("network")?.unwrap_or_else(|| "default".to_owned());
+    let network = flags.one("network")?;
     let (mounts, security) = (flags.all("mount")?, flags.one("security")?);
     let command = Words::parse(arguments)?;
     if command == Words::List(Vec::new()) {

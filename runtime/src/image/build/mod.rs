@@ -52,6 +52,7 @@ mod words;
 mod tests;
 
 use super::{Image, ImageConfiguration, ImageError, Reference};
+use crate::grants::Egress;
 use crate::store::Store;
 use std::path::PathBuf;
 
@@ -90,6 +91,10 @@ pub struct BuildOptions {
     pub always_pull: bool,
     /// Brings images that are not here.
     pub pull: Option<Pull>,
+    /// Whom RUN may call besides public addresses.
+    pub egress: Egress,
+    /// Whether RUN may call nobody unless it says so itself.
+    pub offline: bool,
     /// Brings remote files, for ADD.
     pub fetch: Option<Fetch>,
     /// The time that the image bears instead of now, and the latest that a file in it may bear: with the same sources
@@ -123,6 +128,8 @@ pub trait Progress {
     fn step(&mut self, step: &StepInfo<'_>);
     /// The step that began last had nothing to do: an earlier build did the same.
     fn cached(&mut self) {}
+    /// The step that began last has called somebody: names or addresses, with ports.
+    fn called(&mut self, _whom: &[String]) {}
     /// Something is odd, and no reason to stop.
     fn warn(&mut self, _warning: &str) {}
 }

@@ -5,7 +5,7 @@ use super::instruction::Run;
 use super::stage::Stage;
 use super::words::Words;
 use crate::container;
-use crate::grants::{self, Grants, RootGrant};
+use crate::grants::{self, Egress, Grants, RootGrant};
 use crate::guest::{code, script};
 use crate::image::layer::Plan;
 use crate::image::{blobs, upper};
@@ -65,18 +65,22 @@ struct Ground<'a> {
     bundle: PathBuf,
     /// The Wasm program, on the host.
     program: PathBuf,
+    /// Whom it may call.
+    egress: Egress,
     /// Whether what it says is kept for when it fails, and not shown.
     quiet: bool,
 }
 
 /// What an instruction means in a stage.
 pub(super) fn prepare(stage: &Stage<'_>, i: &Run) -> Result<RunStep, Problem> {
-    let network = match i.network.as_str() {
-        "default" => Network::Default,
-        "none" => Network::None,
-        other => {
+    let network = match i.network.as_deref() {
+        None if stage.build.options.offline => Network::None,
+        None | Some("default") => Network::Default,
+        Some("none") => Network::None,
+        Some(other) => {
             return Err(Problem::Syntax(format!(
-                "RUN --network={other}: there is default, which is public addresses, and none"
+                "RUN --network={other}: there is default, which is public addresses, and none; others are granted with \
+                 `sampan build --allow-net RULE`"
             )));
         }
     };
@@ -139,8 +143,9 @@ pub(super) fn key(stage: &Stage<'_>, step: &RunStep) -> String {
     blobs::digest_of(format!("run 1\n{}\n{:?}\n{step:?}", stage.chain_id(), stage.build.latest).as_bytes())
 }
 
-/// Runs a step on top of a stage's layers: what it changed, as the plan of a layer, which may be empty.
-pub(super) fn run(stage: &Stage<'_>, step: &RunStep) -> Result<Plan, Problem> {
+/// Runs a step on top of a stage's layers: what it changed, as the plan of a layer, which may be empty; and whom it has
+/// called.
+pub(super) fn run(stage: &Stage<'_>, step: &RunStep) -> Result<(Plan, Vec<String>), Problem> {
     let (program, step) = find(stage, step)?;
     let bundle = stage.build.scratch("run");
     rootfs::make_writable_layer(&bundle).map_err(|e| Problem::CannotRun { reason: e.to_string() })?;
@@ -149,12 +154,26 @@ pub(super) fn run(stage: &Stage<'_>, step: &RunStep) -> Result<Plan, Problem> {
         put(script, &upper)?;
     }
     let quiet = stage.build.options.quiet;
-    let ground = Ground { store: stage.build.store, layers: stage.dirs(), bundle, program, quiet };
+    let egress = match step.network {
+        Network::None => Egress::default(),
+        Network::Default => {
+            let mut egress = Egress::public();
+            egress.extend(stage.build.options.egress.clone());
+            egress
+        }
+    };
+    let ground = Ground { store: stage.build.store, layers: stage.dirs(), bundle, program, egress, quiet };
     execute(&ground, &step)?;
     if let Some(script) = &step.script {
         take_away(script, &upper);
     }
-    Ok(upper::changes(&upper, stage.build.latest)?)
+    Ok((upper::changes(&upper, stage.build.latest)?, called(&ground.bundle)))
+}
+
+/// Whom a step has called, in the order of its calls.
+fn called(bundle: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log::diagnostics_place(bundle)).unwrap_or_default();
+    text.lines().filter_map(|line| line.split_once(" called ")).map(|(_, whom)| whom.to_owned()).collect()
 }
 
 /// Puts a here-document that is a program where it is looked for.
@@ -193,6 +212,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         },
         published: vec![],
         exposed: vec![],
+        egress: ground.egress.clone(),
         stdin: false,
         spawn: true,
     };
