@@ -3,9 +3,10 @@
 use crate::commands::pull::Policy;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use sampan_runtime::container::{MountRequest, MountSource, Settings, id};
+use sampan_runtime::container::{Join, MountRequest, MountSource, Settings, id};
 use sampan_runtime::grants::{Network, Port, Publish, Rule};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// What a container can be told, as Docker names it.
@@ -53,9 +54,15 @@ pub struct ContainerFlags {
     /// Set a label (NAME=value)
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
-    /// Connect to: default, host or none
-    #[arg(long, default_value = "default", value_name = "NETWORK")]
-    network: Network,
+    /// Connect to: default, host, none, or a network made with `network create`
+    #[arg(long, alias = "net", default_value = "default", value_name = "NETWORK")]
+    network: String,
+    /// Go by this name too on the network
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
+    network_alias: Vec<String>,
+    /// Have this address on the network
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<Ipv4Addr>,
     /// Let the container call: all, public, HOST, *.SUFFIX, ADDRESS or CIDR, each with [:PORT]
     #[arg(long, value_name = "RULE", value_delimiter = ',')]
     allow_net: Vec<Rule>,
@@ -102,7 +109,8 @@ impl ContainerFlags {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
             entrypoint = Some(entrypoint.unwrap_or_else(|| vec![format!("/{name}")]));
         }
-        if self.network == Network::None && !self.allow_net.is_empty() {
+        let (network, join) = connection(&self.network, self.network_alias, self.ip)?;
+        if network == Network::None && !self.allow_net.is_empty() {
             bail!("--network none leaves nobody whom --allow-net could allow: leave one of them out");
         }
         let mut env = Vec::new();
@@ -127,7 +135,8 @@ impl ContainerFlags {
             exposed: self.expose,
             mounts: volumes.chain(mounts).collect::<Result<_>>()?,
             read_only: self.read_only,
-            network: self.network,
+            network,
+            join,
             egress: self.allow_net.into(),
             auto_remove: self.rm,
             open_stdin: self.interactive,
@@ -135,6 +144,24 @@ impl ContainerFlags {
             stop_timeout: self.stop_timeout,
             module,
         })
+    }
+}
+
+/// `--network`: one of the networks that are always there, or one that the user has made.
+fn connection(name: &str, aliases: Vec<String>, ip: Option<Ipv4Addr>) -> Result<(Network, Option<Join>)> {
+    if let Some(alias) = aliases.iter().find(|alias| !id::is_name(alias)) {
+        bail!("--network-alias {alias}: only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is a name");
+    }
+    match name.parse() {
+        Ok(network) if aliases.is_empty() && ip.is_none() => Ok((network, None)),
+        Ok(_) => bail!(
+            "--network-alias and --ip are for networks that `sampan network create` has made, and {name} is none: give \
+             one with --network"
+        ),
+        Err(_) if name.starts_with("container:") => {
+            bail!("--network {name}: containers do not share a network; put both on one that `network create` has made")
+        }
+        Err(_) => Ok((Network::Default, Some(Join { network: name.to_owned(), aliases, ip }))),
     }
 }
 

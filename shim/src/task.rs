@@ -113,7 +113,9 @@ impl Task for TaskService {
         grants.args = args.unwrap_or(grants.args);
         let code = code::prepare(&self.store, &program).map_err(|e| invalid(e.to_string()))?;
         let store = grants.spawn.then(|| self.store.clone());
-        let entry = Entry { id: request.id, bundle, grants, code, store, input: None, attach: Attach::Detached };
+        let network = None;
+        let entry =
+            Entry { id: request.id, bundle, grants, code, store, network, input: None, attach: Attach::Detached };
         self.keeper.create(entry).map_err(of_sandbox)?;
         Ok(CreateTaskResponse { pid: self.keeper.host_pid(), ..CreateTaskResponse::default() })
     }

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod lifecycle;
 pub mod login;
 pub mod logs;
+pub mod network;
 pub mod output;
 pub mod port;
 pub mod progress;

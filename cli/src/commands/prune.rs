@@ -2,14 +2,14 @@
 
 use crate::Context;
 use crate::commands::filter::{self, Filters};
-use crate::commands::volume;
+use crate::commands::{network, volume};
 use crate::format::humanize::human_size;
 use crate::format::time::parse_since;
 use anyhow::{Result, bail};
 use clap::Args;
 use jiff::Timestamp;
 use sampan_runtime::container::{self, ContainerError, Status, garbage};
-use sampan_runtime::image::{Image, ImageError, Images};
+use sampan_runtime::image::{Image, ImageError, Images, Kept};
 use sampan_runtime::rootfs;
 use sampan_runtime::store::{Store, StoreError, files};
 use std::collections::{BTreeMap, BTreeSet};
@@ -142,6 +142,8 @@ impl SystemPruneArgs {
             true => "all images without at least one container associated to them",
             false => "all dangling images",
         });
+        what.push("all networks not used by at least one container");
+        what.push("all build cache that no image has");
         what.push("compiled code that no image and no container needs");
         let list: String = what.iter().map(|what| format!("\n  - {what}")).collect();
         if !self.force && !agreed(&format!("This will remove:{list}\n"))? {
@@ -156,7 +158,10 @@ impl SystemPruneArgs {
             report.add("Volumes", &names);
             report.freed = report.freed.saturating_add(freed);
         }
+        let gone = network::prune(&store, |network| wanted.fits(Some(network.created), &network.labels))?;
+        report.add("Networks", &gone);
         images(&store, self.all, &wanted, &mut report)?;
+        build_cache(&store, &wanted, &mut report)?;
         code(&store, &mut report)?;
         store.sweep();
         report.print()
@@ -214,6 +219,15 @@ fn images(store: &Store, all: bool, wanted: &Wanted, report: &mut Report) -> Res
     let deleted = pruned.removed.deleted.iter().map(|id| format!("deleted: {id}"));
     report.add("Images", &untagged.chain(deleted).collect::<Vec<_>>());
     report.freed = report.freed.saturating_add(pruned.freed);
+    Ok(())
+}
+
+/// The steps of builds that no image has any more. They have no labels, so a filter on those leaves them alone.
+fn build_cache(store: &Store, wanted: &Wanted, report: &mut Report) -> Result<()> {
+    let last_used = |kept: &Kept| Timestamp::try_from(kept.used).unwrap_or(Timestamp::UNIX_EPOCH);
+    let goes = |kept: &Kept, in_image: bool| !in_image && wanted.fits(Some(last_used(kept)), &BTreeMap::new());
+    let gone = Images::new(store).prune_cache(&goes)?;
+    report.freed = gone.iter().fold(report.freed, |all, (_, freed)| all.saturating_add(*freed));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use crate::format::{Column, Listing};
 use anyhow::{Result, bail};
 use clap::Args;
 use jiff::Timestamp;
+use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, MountKind, Record, Status};
 use sampan_runtime::grants::Network;
 use sampan_runtime::image::Images;
@@ -100,7 +101,7 @@ struct Wanted {
     exited: Vec<u8>,
     /// The ids of the images that `ancestor` names.
     images: HashSet<String>,
-    networks: HashSet<&'static str>,
+    networks: HashSet<String>,
     before: HashSet<String>,
     since: HashSet<String>,
 }
@@ -120,7 +121,10 @@ impl Wanted {
         let images = Images::new(store);
         // An image that is not there has no containers, and it is no mistake to ask for them.
         let images = filters.values("ancestor").filter_map(|name| Some(images.find(name).ok()?.id)).collect();
-        let network = |name: &str| name.parse().map(Network::as_str).unwrap_or_default();
+        let network = |name: &str| match name.parse::<Network>() {
+            Ok(known) => known.as_str().to_owned(),
+            Err(_) => networks::inspect(store, name).map_or_else(|_| name.to_owned(), |network| network.name),
+        };
         let networks = filters.values("network").map(network).collect();
         let most = match args.last {
             Some(most) if most > 0 => Some(usize::try_from(most)?),
@@ -171,7 +175,7 @@ impl Wanted {
             && filters.any("id", |id| record.id.starts_with(id))
             && filters.labels(&record.labels)
             && filters.any("ancestor", |name| record.image == name || self.images.contains(&record.image_id))
-            && filters.any("network", |_| self.networks.contains(record.network.as_str()))
+            && filters.any("network", |_| self.networks.contains(record.network_name()))
             && filters.any("volume", named)
     }
 
@@ -268,7 +272,7 @@ impl<'a> Rows<'a> {
                 ("Label".to_owned(), json!(record.labels)),
                 ("LocalVolumes".to_owned(), volumes.to_string().into()),
                 ("Mounts".to_owned(), mounts(record, whole).into()),
-                ("Networks".to_owned(), record.network.as_str().into()),
+                ("Networks".to_owned(), record.network_name().into()),
                 ("State".to_owned(), status.word().into()),
             ]);
         }

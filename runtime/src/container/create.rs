@@ -1,13 +1,15 @@
 //! Making a container: the front end's settings and the image's configuration become a record, a bundle and a name.
 
 use super::life::Lease;
-use super::record::{Container, MountPoint, Record};
-use super::{ContainerError, Result, id, volumes};
-use crate::grants::{BindGrant, Egress, Grants, Network, Port, Publish, RootGrant};
+use super::networks::NetworkRecord;
+use super::record::{Container, Joined, MountPoint, Record};
+use super::{ContainerError, Result, id, networks, volumes};
+use crate::grants::{BindGrant, Egress, Grants, Membership, Network, Port, Publish, RootGrant};
 use crate::image::{Image, Images};
 use crate::rootfs;
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// What a front end asks for. Empty fields leave the image's word.
@@ -39,6 +41,8 @@ pub struct Settings {
     pub read_only: bool,
     /// How it is connected.
     pub network: Network,
+    /// The network of its user's that it joins, instead.
+    pub join: Option<Join>,
     /// Whom it may call beyond its own network.
     pub egress: Egress,
     /// Whether it is removed when it ends.
@@ -51,6 +55,17 @@ pub struct Settings {
     pub stop_timeout: Option<u32>,
     /// A Wasm file that is the program, for a container without an image.
     pub module: Option<PathBuf>,
+}
+
+/// A place in a network that a front end asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Join {
+    /// The network's name, or id.
+    pub network: String,
+    /// Names besides the container's own.
+    pub aliases: Vec<String>,
+    /// An address of the network; any that is free without a wish.
+    pub ip: Option<Ipv4Addr>,
 }
 
 /// A mount that a front end asks for.
@@ -97,8 +112,8 @@ pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 /// When the name is taken, nothing is to be run, a mount is impossible, or the store cannot be written; then nothing
 /// is left of it.
 pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Container> {
-    let (record, wishes, layers, module) = settle(store, settings, image)?;
-    make(store, record, wishes, layers, module.as_deref(), |dir, _lock, mut record, grants| {
+    let settled = settle(store, settings, image)?;
+    make(store, settled, |dir, _lock, mut record, grants| {
         write_down(store, dir, &mut record, &grants)?;
         still_there(store, image).inspect_err(|_| release_name(store, &record.name, &record.id))?;
         Ok(Container { dir: dir.to_owned(), record })
@@ -112,10 +127,11 @@ pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Resul
 /// # Errors
 /// As [`create`].
 pub fn create_and_lease(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Lease> {
-    let later = settings.auto_remove && settings.name.is_none();
-    let (record, wishes, layers, module) = settle(store, settings, image)?;
-    let later = later && wishes.iter().all(|wish| matches!(wish.source, MountSource::Bind { .. }));
-    make(store, record, wishes, layers, module.as_deref(), |dir, lock, mut record, grants| {
+    // Peers look for it by its name, so it needs one.
+    let later = settings.auto_remove && settings.name.is_none() && settings.join.is_none();
+    let settled = settle(store, settings, image)?;
+    let later = later && settled.wishes.iter().all(|wish| matches!(wish.source, MountSource::Bind { .. }));
+    make(store, settled, |dir, lock, mut record, grants| {
         let unwritten = if later {
             let image_lock = image.map(|image| Images::new(store).hold(image)).transpose()?;
             Some(Unwritten { grants, _image: image_lock })
@@ -157,10 +173,20 @@ fn still_there(store: &Store, image: Option<&Image>) -> Result<()> {
     }
 }
 
-type Settled = (Record, Vec<MountRequest>, Vec<PathBuf>, Option<PathBuf>);
+/// What a container will be.
+struct Settled {
+    record: Record,
+    /// The mounts that it wishes for.
+    wishes: Vec<MountRequest>,
+    /// The layers below it.
+    layers: Vec<PathBuf>,
+    /// Its Wasm file, if it has no image.
+    module: Option<PathBuf>,
+    /// The network that it joins.
+    join: Option<(NetworkRecord, Join)>,
+}
 
-/// What the container will be: its record, the mounts that it wishes for, the layers below it and its Wasm file if it
-/// has no image.
+/// What the container will be; nothing is made yet.
 fn settle(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Settled> {
     if let Some(name) = &settings.name
         && !id::is_name(name)
@@ -170,27 +196,34 @@ fn settle(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Se
     let id = id::new_id().map_err(StoreError::io("draw an id for a container in", store.containers()))?;
     let layers = image.map(|image| Images::new(store).layer_dirs(image)).transpose()?.unwrap_or_default();
     let module = settings.module.clone();
+    let join = match settings.join.clone() {
+        None => None,
+        Some(join) => Some((networks::inspect(store, &join.network)?, join)),
+    };
     let (record, wishes) = merge(settings, image, id);
     if record.entrypoint.is_empty() && record.command.is_empty() {
         return Err(ContainerError::NoCommand);
     }
-    Ok((record, wishes, layers, module))
+    Ok(Settled { record, wishes, layers, module, join })
 }
 
 /// Makes the container's directory, locked, with its writable layer, and then what `finish` makes of it; of a failure
 /// nothing is left.
 fn make<T>(
     store: &Store,
-    mut record: Record,
-    wishes: Vec<MountRequest>,
-    layers: Vec<PathBuf>,
-    module: Option<&Path>,
+    settled: Settled,
     finish: impl FnOnce(&Path, Lock, Record, Grants) -> Result<T>,
 ) -> Result<T> {
+    let Settled { mut record, wishes, layers, module, join } = settled;
     record.mounts = volumes::settle(store, wishes, &layers)?;
     let dir = store.containers().join(&record.id);
     let mounts = record.mounts.clone();
-    let made = fill(&dir, module).and_then(|lock| {
+    let made = fill(&dir, module.as_deref()).and_then(|lock| {
+        if let Some((network, join)) = join {
+            let address = networks::take_address(store, &network, &record.id, join.ip)?;
+            record.egress.extend(network.egress);
+            record.joined = Some(Joined { network: network.name, address, aliases: join.aliases });
+        }
         let grants = grants(&record, layers);
         finish(&dir, lock, record, grants)
     });
@@ -260,6 +293,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         working_dir,
         labels,
         network: settings.network,
+        joined: None,
         egress: settings.egress,
         published,
         exposed,
@@ -310,17 +344,17 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         network: record.network,
         published: record.published.clone(),
         exposed: record.exposed.clone(),
+        address: record.address(),
+        member: record.joined.as_ref().map(|joined| Membership { network: joined.network.clone(), names: vec![] }),
         egress: record.egress.clone(),
         stdin: record.open_stdin,
         spawn: record.allow_spawn,
     }
 }
 
-/// Writes the bundle, takes the container's name and writes the record, which makes it a container: a directory without
+/// Takes the container's name and writes the bundle and then the record, which makes it a container: a directory without
 /// one, or a name that leads to such a directory, was left by somebody who died, unless the directory is locked.
 fn write_down(store: &Store, dir: &Path, record: &mut Record, grants: &Grants) -> Result<()> {
-    let durability = if record.auto_remove { Durability::Buffered } else { Durability::Flushed };
-    files::write_json(&dir.join("config.json"), &grants.to_spec()?, durability)?;
     if !record.auto_remove {
         std::fs::write(dir.join(ROOM), [0; 4096]).map_err(StoreError::io("write", dir.join(ROOM)))?;
     }
@@ -329,9 +363,28 @@ fn write_down(store: &Store, dir: &Path, record: &mut Record, grants: &Grants) -
     } else {
         take_name(store, &record.name, &record.id)?;
     }
-    files::write_json(&dir.join("record.json"), record, durability)
-        .inspect_err(|_| release_name(store, &record.name, &record.id))?;
+    write_files(dir, record, grants).inspect_err(|_| release_name(store, &record.name, &record.id))
+}
+
+fn write_files(dir: &Path, record: &Record, grants: &Grants) -> Result<()> {
+    let durability = if record.auto_remove { Durability::Buffered } else { Durability::Flushed };
+    let spec = match &grants.member {
+        None => grants.to_spec()?,
+        // Its peers know it by its name, which it has now.
+        Some(member) => Grants { member: Some(with_names(member, record)), ..grants.clone() }.to_spec()?,
+    };
+    files::write_json(&dir.join("config.json"), &spec, durability)?;
+    files::write_json(&dir.join("record.json"), record, durability)?;
     Ok(())
+}
+
+/// What peers know a container by: its name, its aliases and its short id, which is its host name.
+fn with_names(member: &Membership, record: &Record) -> Membership {
+    let aliases = record.joined.iter().flat_map(|joined| &joined.aliases);
+    let names = std::iter::once(&record.name).chain(aliases).map(|name| name.to_ascii_lowercase());
+    let mut names: Vec<String> = names.chain([id::short(&record.id).to_owned()]).collect();
+    names.dedup();
+    Membership { network: member.network.clone(), names }
 }
 
 fn draw_name(store: &Store, id: &str) -> Result<String> {

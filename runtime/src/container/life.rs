@@ -85,7 +85,9 @@ impl Lease {
         store.run_dir()?;
         let place = run_place(store, &id);
         let programs = grants.spawn.then(|| store.clone());
-        let entry = Entry { id, bundle: self.container.dir.clone(), grants, code, store: programs, input, attach };
+        let network = grants.member.as_ref().map(|member| store.network_members(&member.network));
+        let bundle = self.container.dir.clone();
+        let entry = Entry { id, bundle, grants, code, store: programs, network, input, attach };
         let keeper = sandbox::launch(&place, entry)?;
         Ok(Run { container: self.container, lock: self.lock, unwritten: self.unwritten, place, keeper })
     }

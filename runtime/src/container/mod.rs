@@ -13,6 +13,7 @@
 //! life       running one: the keeper's part from the lock to the record of its end
 //! remove     taking one away
 //! volumes    directories that outlive containers
+//! networks   networks that users make, and who has which address
 //! ```
 
 mod commit;
@@ -23,6 +24,7 @@ mod freeze;
 pub mod garbage;
 pub mod id;
 pub mod life;
+pub mod networks;
 mod program;
 mod record;
 mod remove;
@@ -30,13 +32,14 @@ pub mod volumes;
 
 pub use commit::{CommitSettings, commit};
 pub(crate) use create::PATH;
-pub use create::{MountRequest, MountSource, Settings, create, create_and_lease};
+pub use create::{Join, MountRequest, MountSource, Settings, create, create_and_lease};
 pub use export::export;
 pub use find::{find, list};
 pub use freeze::Frozen;
+pub use networks::NetworkError;
 pub(crate) use program::search;
 pub use program::{locate_in_image, locate_in_layers, locate_program, program_of};
-pub use record::{Container, Ended, MountKind, MountPoint, Record, Running, Status};
+pub use record::{Container, Ended, Joined, MountKind, MountPoint, Record, Running, Status};
 pub use remove::remove;
 
 use crate::grants::GrantError;
@@ -60,6 +63,9 @@ pub enum ContainerError {
     /// The image that is made of a container.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The grants.
     #[error(transparent)]
     Grant(#[from] GrantError),

@@ -1,7 +1,7 @@
 //! What is written down of a container: `record.json` when it is made, `running.json` in the run directory while it
 //! runs, `ended.json` when it has ended.
 
-use crate::grants::{Egress, Network, Port, Publish};
+use crate::grants::{Address, Egress, Network, Port, Publish};
 use crate::sandbox::Fences;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,6 +42,9 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// How it is connected.
     pub network: Network,
+    /// The network of its user's that it is on.
+    #[serde(default)]
+    pub joined: Option<Joined>,
     /// Whom it may call beyond its own network.
     #[serde(default)]
     pub egress: Egress,
@@ -62,6 +65,17 @@ pub struct Record {
     pub allow_spawn: bool,
     /// The grace period of `stop`, in seconds.
     pub stop_timeout: u32,
+}
+
+/// A container's place in a network that its user made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The network's name.
+    pub network: String,
+    /// The container's address.
+    pub address: Address,
+    /// Names that it goes by there besides its own.
+    pub aliases: Vec<String>,
 }
 
 /// One mount.
@@ -164,6 +178,22 @@ impl Status {
 }
 
 impl Record {
+    /// The name of its network.
+    #[must_use]
+    pub fn network_name(&self) -> &str {
+        self.joined.as_ref().map_or(self.network.as_str(), |joined| &joined.network)
+    }
+
+    /// The address that it knows itself by; none under `host`.
+    #[must_use]
+    pub fn address(&self) -> Option<Address> {
+        match (&self.joined, self.network) {
+            (Some(joined), _) => Some(joined.address),
+            (None, Network::Default) => Some(Address::alone(&self.id)),
+            (None, Network::Host | Network::None) => None,
+        }
+    }
+
     /// The program and its arguments.
     #[must_use]
     pub fn args(&self) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! Taking a container away.
 
 use super::create::release_name;
-use super::{Container, ContainerError, Result, run_place, volumes};
+use super::{Container, ContainerError, Result, networks, run_place, volumes};
 use crate::store::{Lock, Store, StoreError, files};
 use std::path::Path;
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub(super) fn take_away(store: &Store, container: &Container, with_volumes: bool
         _ => {}
     }
     release_name(store, &container.record.name, &container.record.id);
+    if let Some(joined) = &container.record.joined {
+        networks::release_address(store, &joined.network, joined.address.ip, &container.record.id);
+    }
     let _ = files::remove_tree(&run_place(store, &container.record.id));
     if with_volumes {
         volumes::discard_anonymous(store, &container.record.mounts);

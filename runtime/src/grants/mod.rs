@@ -4,10 +4,12 @@
 //! travel to the sandbox as an OCI runtime bundle's `config.json` ([`Grants::to_spec`], [`Grants::from_spec`]): what
 //! the specification has a field for goes there, the rest goes into annotations under `dev.sampan.`.
 
+mod address;
 pub mod capabilities;
 mod egress;
 mod ports;
 
+pub use address::{Address, AddressError};
 pub use egress::{Egress, Ports, Rule, RuleError};
 pub use ports::{Port, PortError, Protocol, Publish};
 
@@ -75,7 +77,7 @@ impl std::str::FromStr for Network {
             "default" | "bridge" => Ok(Self::Default),
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
-            other => Err(format!("unknown network {other:?}: this version knows default, host and none")),
+            other => Err(format!("unknown network {other:?}: default, host and none are always there")),
         }
     }
 }
@@ -100,6 +102,15 @@ pub enum RootGrant {
     Ready(PathBuf),
 }
 
+/// A container's place in a network that its user made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The network's name.
+    pub network: String,
+    /// The names that its peers know it by, in lower case.
+    pub names: Vec<String>,
+}
+
 /// Everything that a guest is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grants {
@@ -117,6 +128,10 @@ pub struct Grants {
     pub binds: Vec<BindGrant>,
     /// How it is connected.
     pub network: Network,
+    /// The address that it knows itself by; none under `host`, and in a bundle that is not ours.
+    pub address: Option<Address>,
+    /// The network of its user's that it is on.
+    pub member: Option<Membership>,
     /// Ports with an address of the host.
     pub published: Vec<Publish>,
     /// Ports that the guest may bind without one.
@@ -133,6 +148,9 @@ pub struct Grants {
 mod annotation {
     pub const LAYERS: &str = "dev.sampan.layers";
     pub const NETWORK: &str = "dev.sampan.network";
+    pub const ADDRESS: &str = "dev.sampan.address";
+    pub const MEMBER: &str = "dev.sampan.member-of";
+    pub const NAMES: &str = "dev.sampan.names";
     pub const PUBLISH: &str = "dev.sampan.publish";
     pub const EXPOSE: &str = "dev.sampan.expose";
     pub const EGRESS: &str = "dev.sampan.allow-net";
@@ -161,6 +179,11 @@ impl Grants {
             RootGrant::Ready(path) => path.clone(),
         };
         note(annotation::NETWORK, self.network.as_str().to_owned());
+        note(annotation::ADDRESS, self.address.map(|address| address.to_string()).unwrap_or_default());
+        if let Some(member) = &self.member {
+            note(annotation::MEMBER, member.network.clone());
+            note(annotation::NAMES, member.names.join(","));
+        }
         note(annotation::PUBLISH, join(self.published.iter().map(|p| format!("{}={}", p.host, p.port))));
         note(annotation::EXPOSE, join(self.exposed.iter().map(Port::to_string)));
         note(annotation::EGRESS, self.egress.to_string());
@@ -214,6 +237,14 @@ impl Grants {
                 None => Network::Default,
                 Some(word) => word.parse().map_err(unreadable(annotation::NETWORK))?,
             },
+            address: match note(annotation::ADDRESS) {
+                None => None,
+                Some(text) => Some(text.parse().map_err(unreadable(annotation::ADDRESS))?),
+            },
+            member: note(annotation::MEMBER).map(|network| Membership {
+                network: network.to_owned(),
+                names: split(note(annotation::NAMES), ',').map(str::to_owned).collect(),
+            }),
             published: split(note(annotation::PUBLISH), ',')
                 .map(|text| {
                     let (host, port) = text.split_once('=').ok_or_else(|| unreadable(annotation::PUBLISH)("no '='"))?;
@@ -298,6 +329,8 @@ mod tests {
             root_writable: false,
             binds: vec![BindGrant { source: "/data".into(), destination: "/d".into(), writable: false }],
             network: Network::None,
+            address: Some("10.89.0.2/24".parse().unwrap()),
+            member: Some(Membership { network: "app".into(), names: vec!["web".into(), "www".into()] }),
             published: Publish::parse("127.0.0.1:8080:8000").unwrap(),
             exposed: vec!["8000/tcp".parse().unwrap(), "53/udp".parse().unwrap()],
             egress: Egress::parse("*.example.com:443,10.0.0.0/8").unwrap(),
@@ -320,6 +353,8 @@ mod tests {
             exposed: vec![],
             published: vec![],
             egress: Egress::default(),
+            address: None,
+            member: None,
             ..grants
         };
         assert_eq!(Grants::from_spec(&bare.to_spec().unwrap()).unwrap(), bare);

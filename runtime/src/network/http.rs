@@ -2,7 +2,8 @@
 //! certificates, connections kept for the next request, and the same peers as for sockets.
 
 use super::outside::Unresolved;
-use super::{Denied, Event, Inner, View, is_localhost};
+use super::view::{Inner, View, is_localhost};
+use super::{Denied, Event, Unreached};
 use crate::grants::{Network, Protocol};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -85,10 +86,12 @@ impl View {
         let ip = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             Ok(ip) => ip,
             Err(_) if is_localhost(host) => Ipv4Addr::LOCALHOST.into(),
+            Err(_) if self.0.has_peers => return true,
             Err(_) => return self.0.network != Network::None && self.0.egress.names(host),
         };
         let address = SocketAddr::new(ip, port(to));
-        self.own(Protocol::Tcp, address).is_some()
+        let peer = self.0.has_peers && self.0.address.is_some_and(|own| own.contains(ip));
+        peer || self.own(Protocol::Tcp, address).is_some()
             || (self.0.network != Network::None && self.0.egress.covers(ip, address.port()))
     }
 
@@ -181,14 +184,18 @@ impl View {
         })?;
         let mut failed = None;
         for ip in found {
-            let real = match self.reach(Protocol::Tcp, SocketAddr::new(ip, port)) {
+            let real = match self.reach(Protocol::Tcp, SocketAddr::new(ip, port)).await {
                 Ok(real) => real,
-                Err(denied) => {
+                Err(Unreached::Denied(denied)) => {
                     failed = failed.or(Some(DialError::Denied(denied)));
                     continue;
                 }
+                Err(Unreached::NobodyListens) => {
+                    failed = Some(DialError::Connect(std::io::ErrorKind::ConnectionRefused.into()));
+                    continue;
+                }
             };
-            match TcpStream::connect(real).await {
+            match connect(real, self.source(Protocol::Tcp, real)).await {
                 Ok(stream) => {
                     let _ = stream.set_nodelay(true);
                     if let Ok(local) = stream.local_addr()
@@ -202,6 +209,18 @@ impl View {
             }
         }
         Err(failed.unwrap_or_else(denied))
+    }
+}
+
+/// Connects, from an address if there is one to come from.
+async fn connect(to: SocketAddr, from: Option<SocketAddr>) -> std::io::Result<TcpStream> {
+    match from {
+        None => TcpStream::connect(to).await,
+        Some(from) => {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(from)?;
+            socket.connect(to).await
+        }
     }
 }
 

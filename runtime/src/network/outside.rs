@@ -1,8 +1,9 @@
 //! What a sandbox has to ask of its keeper: behind the fences there is neither the system's resolver nor its certificates.
 
+use crate::grants::Protocol;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Why a name has no address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -29,9 +30,15 @@ pub trait Outside: std::fmt::Debug + Send + Sync {
     fn resolve(&self, name: &str) -> Resolving;
     /// The certificates that the system trusts.
     fn roots(&self) -> Roots;
+    /// The addresses of those on the container's network who go by a name.
+    fn peers(&self, name: &str) -> Resolving;
+    /// Where the listener of a peer really is; none if nobody listens there.
+    fn listener(&self, protocol: Protocol, at: SocketAddr) -> BoxFuture<'static, Option<SocketAddr>>;
+    /// The guest listens: its peers shall find it there.
+    fn listens(&self, protocol: Protocol, port: u16, real: SocketAddr);
 }
 
-/// Nobody answers: for guests that were granted no egress.
+/// Nobody answers.
 #[derive(Debug)]
 pub struct Nobody;
 
@@ -43,4 +50,14 @@ impl Outside for Nobody {
     fn roots(&self) -> Roots {
         Box::pin(async { Err("there is no egress".to_owned()) })
     }
+
+    fn peers(&self, _: &str) -> Resolving {
+        Box::pin(async { Err(Unresolved::Denied) })
+    }
+
+    fn listener(&self, _: Protocol, _: SocketAddr) -> BoxFuture<'static, Option<SocketAddr>> {
+        Box::pin(async { None })
+    }
+
+    fn listens(&self, _: Protocol, _: u16, _: SocketAddr) {}
 }

@@ -3,7 +3,7 @@
 //! Only what names an address is defined again (over the crate's own definitions, by shadowing in the linker); what
 //! moves bytes is the crate's, untouched.
 
-use super::{Bound, View};
+use super::{Bound, Unreached, View};
 use crate::grants::Protocol;
 use std::net::SocketAddr;
 use wasmtime::component::{Linker, Resource};
@@ -76,19 +76,24 @@ pub fn shadow_p2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             Box::new(async move {
                 let data = store.data_mut();
                 let view = data.network().clone();
-                let real = match view.reach(Protocol::Tcp, wanted.into()) {
+                let real = match view.reach(Protocol::Tcp, wanted.into()).await {
                     Ok(real) => real,
-                    Err(_) => return Ok((Err(ErrorCode::AccessDenied),)),
+                    Err(why) => return Ok((Err(refused(&why)),)),
                 };
-                // Bound here, so that the listener on the other side can tell its own guest from anybody else.
+                // Bound here, so that the listener on the other side can tell its own guest from anybody else, and one
+                // peer from another.
                 let (same, net) = (|| Resource::new_borrow(this.rep()), || Resource::new_borrow(network.rep()));
                 let mut sockets = data.sockets();
                 let own = view.is_own(Protocol::Tcp, real);
-                if own && Tcp2::local_address(&mut sockets, same()).is_err() {
-                    let any = SocketAddr::new(super::localhost(real.ip()), 0);
-                    if Tcp2::start_bind(&mut sockets, same(), net(), any.into()).await.is_ok() {
-                        Tcp2::finish_bind(&mut sockets, same())?;
-                    }
+                let from = match own {
+                    true => Some(SocketAddr::new(super::view::localhost(real.ip()), 0)),
+                    false => view.source(Protocol::Tcp, real),
+                };
+                if let Some(from) = from
+                    && Tcp2::local_address(&mut sockets, same()).is_err()
+                    && Tcp2::start_bind(&mut sockets, same(), net(), from.into()).await.is_ok()
+                {
+                    Tcp2::finish_bind(&mut sockets, same())?;
                 }
                 if own && let Ok(local) = Tcp2::local_address(&mut sockets, same()) {
                     view.own_client(SocketAddr::from(local).port());
@@ -124,7 +129,7 @@ pub fn shadow_p2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
     )?;
     tcp.func_wrap("[method]tcp-socket.local-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Tcp2::local_address(&mut store.data_mut().sockets(), this);
-        seen(store.data_mut(), Protocol::Tcp, real)
+        seen_here(store.data_mut(), Protocol::Tcp, real)
     })?;
     tcp.func_wrap("[method]tcp-socket.remote-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Tcp2::remote_address(&mut store.data_mut().sockets(), this);
@@ -162,10 +167,13 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         |mut store: StoreContextMut<'_, T>, (this, remote): (Resource<UdpSocket>, Option<IpSocketAddress>)| {
             Box::new(async move {
                 let data = store.data_mut();
-                let remote = match remote.map(|guest| data.network().reach_datagram(guest.into())) {
-                    Some(Err(_)) => return Ok((Err(ErrorCode::AccessDenied),)),
-                    Some(Ok(real)) => Some(real.into()),
+                let view = data.network().clone();
+                let remote = match remote {
                     None => None,
+                    Some(guest) => match view.reach_datagram(guest.into()).await {
+                        Ok(real) => Some(real.into()),
+                        Err(why) => return Ok((Err(refused(&why)),)),
+                    },
                 };
                 let streams = Udp2::stream(&mut data.sockets(), this, remote).await;
                 answer(data, streams)
@@ -174,7 +182,7 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
     )?;
     udp.func_wrap("[method]udp-socket.local-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Udp2::local_address(&mut store.data_mut().sockets(), this);
-        seen(store.data_mut(), Protocol::Udp, real)
+        seen_here(store.data_mut(), Protocol::Udp, real)
     })?;
     udp.func_wrap("[method]udp-socket.remote-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Udp2::remote_address(&mut store.data_mut().sockets(), this);
@@ -187,34 +195,60 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             let mut received = In2::receive(&mut data.sockets(), this, most);
             for datagram in received.iter_mut().flatten() {
                 let real = SocketAddr::from(datagram.remote_address);
-                data.network().received_from(real);
-                datagram.remote_address = data.network().seen(Protocol::Udp, real).into();
+                datagram.remote_address = data.network().received_from(real).into();
             }
             answer(data, received)
         },
     )?;
-    udp.func_wrap(
+    udp.func_wrap_async(
         "[method]outgoing-datagram-stream.send",
         |mut store: StoreContextMut<'_, T>,
          (this, mut datagrams): (Resource<udp2::OutgoingDatagramStream>, Vec<udp2::OutgoingDatagram>)| {
-            let data = store.data_mut();
-            for datagram in &mut datagrams {
-                if let Some(guest) = datagram.remote_address {
-                    match data.network().reach_datagram(guest.into()) {
-                        Ok(real) => datagram.remote_address = Some(real.into()),
-                        Err(_) => return Ok((Err(ErrorCode::AccessDenied),)),
+            Box::new(async move {
+                let data = store.data_mut();
+                let view = data.network().clone();
+                for datagram in &mut datagrams {
+                    if let Some(guest) = datagram.remote_address {
+                        match view.reach_datagram(guest.into()).await {
+                            Ok(real) => datagram.remote_address = Some(real.into()),
+                            Err(why) => return Ok((Err(refused(&why)),)),
+                        }
                     }
                 }
-            }
-            let sent = Out2::send(&mut data.sockets(), this, datagrams);
-            answer(data, sent)
+                let sent = Out2::send(&mut data.sockets(), this, datagrams);
+                answer(data, sent)
+            })
         },
     )
+}
+
+fn refused(why: &Unreached) -> ErrorCode {
+    match why {
+        Unreached::Denied(_) => ErrorCode::AccessDenied,
+        Unreached::NobodyListens => ErrorCode::ConnectionRefused,
+    }
+}
+
+fn refused3(why: &Unreached) -> p3::ErrorCode {
+    match why {
+        Unreached::Denied(_) => p3::ErrorCode::AccessDenied,
+        Unreached::NobodyListens => p3::ErrorCode::ConnectionRefused,
+    }
 }
 
 fn record(protocol: Protocol, guest: SocketAddr, real: SocketAddr, private: bool) -> Bound {
     let port = if guest.port() == 0 { real.port() } else { guest.port() };
     Bound { protocol, guest: SocketAddr::new(guest.ip(), port), real, private }
+}
+
+/// The guest's own end of a socket.
+fn seen_here<T: Networked>(
+    data: &mut T,
+    protocol: Protocol,
+    real: std::result::Result<IpSocketAddress, SocketError>,
+) -> Answer<IpSocketAddress> {
+    let seen = real.map(|real| data.network().seen_here(protocol, real.into()).into());
+    answer(data, seen)
 }
 
 fn seen<T: Networked>(
@@ -262,24 +296,29 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         "[method]tcp-socket.connect",
         |store, (this, wanted): (Resource<p3::TcpSocket>, p3::IpSocketAddress)| {
             Box::pin(async move {
-                let reached = store.with(|mut s| s.get().network().reach(Protocol::Tcp, wanted.into()));
-                let Ok(real) = reached else { return Ok((Err(p3::ErrorCode::AccessDenied),)) };
+                let view = store.with(|mut s| s.get().network().clone());
+                let real = match view.reach(Protocol::Tcp, wanted.into()).await {
+                    Ok(real) => real,
+                    Err(why) => return Ok((Err(refused3(&why)),)),
+                };
                 // As for 0.2: bound first, so that the listener can tell its own guest from anybody else.
                 let same = || Resource::new_borrow(this.rep());
                 store.with(|mut s| -> Result<_> {
-                    if !s.get().network().is_own(Protocol::Tcp, real) {
-                        return Ok(());
-                    }
+                    let own = view.is_own(Protocol::Tcp, real);
+                    let from = match own {
+                        true => Some(SocketAddr::new(super::view::localhost(real.ip()), 0)),
+                        false => view.source(Protocol::Tcp, real),
+                    };
+                    let Some(from) = from else { return Ok(()) };
                     let mut sockets = s.get().sockets();
                     if Tcp3::get_local_address(&mut sockets, same()).is_err() {
-                        let any = SocketAddr::new(super::localhost(real.ip()), 0);
                         // Binding waits for nothing: the check of the address answers at once.
-                        let bind = Tcp3::bind(&mut sockets, same(), any.into());
+                        let bind = Tcp3::bind(&mut sockets, same(), from.into());
                         let _ = futures::FutureExt::now_or_never(bind);
                     }
                     let local = Tcp3::get_local_address(&mut sockets, same()).ok().map(SocketAddr::from);
-                    if let Some(local) = local {
-                        s.get().network().own_client(local.port());
+                    if let Some(local) = local.filter(|_| own) {
+                        view.own_client(local.port());
                     }
                     Ok(())
                 })?;
@@ -290,7 +329,7 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
     )?;
     types.func_wrap("[method]tcp-socket.get-local-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Tcp3::get_local_address(&mut store.data_mut().sockets(), this);
-        seen3(store.data_mut(), Protocol::Tcp, real)
+        seen3_here(store.data_mut(), Protocol::Tcp, real)
     })?;
     types.func_wrap("[method]tcp-socket.get-remote-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Tcp3::get_remote_address(&mut store.data_mut().sockets(), this);
@@ -322,8 +361,10 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         |mut store: StoreContextMut<'_, T>, (this, wanted): (Resource<p3::UdpSocket>, p3::IpSocketAddress)| {
             Box::new(async move {
                 let data = store.data_mut();
-                let Ok(real) = data.network().reach_datagram(wanted.into()) else {
-                    return Ok((Err(p3::ErrorCode::AccessDenied),));
+                let view = data.network().clone();
+                let real = match view.reach_datagram(wanted.into()).await {
+                    Ok(real) => real,
+                    Err(why) => return Ok((Err(refused3(&why)),)),
                 };
                 answer3(Udp3::connect(&mut data.sockets(), this, real.into()).await)
             })
@@ -333,8 +374,14 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
         "[method]udp-socket.send",
         |store, (this, data, wanted): (Resource<p3::UdpSocket>, Vec<u8>, Option<p3::IpSocketAddress>)| {
             Box::pin(async move {
-                let reached = wanted.map(|to| store.with(|mut s| s.get().network().reach_datagram(to.into())));
-                let Ok(real) = reached.transpose() else { return Ok((Err(p3::ErrorCode::AccessDenied),)) };
+                let view = store.with(|mut s| s.get().network().clone());
+                let real = match wanted {
+                    None => None,
+                    Some(guest) => match view.reach_datagram(guest.into()).await {
+                        Ok(real) => Some(real),
+                        Err(why) => return Ok((Err(refused3(&why)),)),
+                    },
+                };
                 let sockets = store.with_getter::<WasiSockets>(T::sockets);
                 answer3(<WasiSockets as Datagrams3<T>>::send(&sockets, this, data, real.map(Into::into)).await)
             })
@@ -346,19 +393,25 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             let received = <WasiSockets as Datagrams3<T>>::receive(&sockets, this).await;
             answer3(received.map(|(data, from)| {
                 let real = SocketAddr::from(from);
-                let seen = store.with(|mut s| {
-                    s.get().network().received_from(real);
-                    s.get().network().seen(Protocol::Udp, real)
-                });
+                let seen = store.with(|mut s| s.get().network().received_from(real));
                 (data, p3::IpSocketAddress::from(seen))
             }))
         })
     })?;
     types.func_wrap("[method]udp-socket.get-local-address", |mut store: StoreContextMut<'_, T>, (this,)| {
         let real = Udp3::get_local_address(&mut store.data_mut().sockets(), this);
-        seen3(store.data_mut(), Protocol::Udp, real)
+        seen3_here(store.data_mut(), Protocol::Udp, real)
     })?;
     super::names::shadow_p3(linker)
+}
+
+/// The guest's own end of a socket.
+fn seen3_here<T: Networked>(
+    data: &T,
+    protocol: Protocol,
+    real: std::result::Result<p3::IpSocketAddress, wasmtime_wasi::p3::sockets::SocketError>,
+) -> Answer3<p3::IpSocketAddress> {
+    answer3(real.map(|real| data.network().seen_here(protocol, real.into()).into()))
 }
 
 fn seen3<T: Networked>(

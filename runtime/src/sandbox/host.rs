@@ -11,12 +11,12 @@ use crate::guest::stdio::{Channel, Input, Pipe};
 use crate::guest::{Control, Description, Ending, KILLED, Program, STOPPED, Stop, TRAPPED, command, service};
 use crate::network::outside::Outside;
 use crate::network::reserve::Reservation;
-use crate::network::{Event, View};
+use crate::network::{Bound, Event, View};
 use crate::rootfs::Preopen;
 use rustix::net::RecvFlags;
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -249,7 +249,14 @@ fn listen(surroundings: &Surroundings) -> Result<Listening, String> {
             None => TcpListener::bind(host),
         };
         let listener = listener.map_err(fail)?;
-        listening.1.push((port, listener.local_addr().map_err(fail)?));
+        let real = listener.local_addr().map_err(fail)?;
+        let everywhere = match real.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let (protocol, guest) = (Protocol::Tcp, SocketAddr::new(everywhere, port.number));
+        view.bound(Bound { protocol, guest, real, private: host.port() == 0 });
+        listening.1.push((port, real));
         listening.0.push(listener);
     }
     Ok(listening)

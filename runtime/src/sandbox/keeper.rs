@@ -3,9 +3,10 @@
 use super::asking::answers::{Answers, refuse_program};
 use super::log::{self, Attach};
 use super::wire::{self, Order, Question, Report, RunOrder};
-use super::{Entry, Fences, SandboxError, mount_place, system, trees};
+use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
 use crate::grants::Port;
 use crate::guest::KILLED;
+use crate::network::peers;
 use crate::network::reserve::reserve;
 use crate::rootfs;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -110,9 +111,14 @@ struct Kept {
     pump: Option<std::thread::JoinHandle<()>>,
     /// What its sandbox may ask for it.
     answers: Answers,
+    /// That its peers know it.
+    peers: Option<peers::Registered>,
 }
 
-type FirstContainer = (String, PathBuf, String, Answers, OwnedFd, Attach);
+type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, Attach);
+
+/// What follows the output of a container that was sent over, and that its peers know it.
+type Sent = (std::thread::JoinHandle<()>, Option<peers::Registered>);
 
 impl Keeper {
     pub(super) fn new(
@@ -120,7 +126,7 @@ impl Keeper {
         pid: i32,
         socket: OwnedFd,
         rootless: Option<bool>,
-        (id, bundle, program, answers, output, attach): FirstContainer,
+        (id, bundle, program, answers, peers, output, attach): FirstContainer,
     ) -> Result<Self, SandboxError> {
         let pid = Pid::from_raw(pid).ok_or(SandboxError::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(system("watch the host process"))?;
@@ -138,6 +144,7 @@ impl Keeper {
             waiting: None,
             pump: Some(pump(output, bundle, attach)?),
             answers,
+            peers,
         };
         let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
         Ok(Self(Arc::new(Inner {
@@ -213,8 +220,10 @@ impl Keeper {
             settled: true,
         };
         let id = entry.id.clone();
-        let answers = Answers::new(entry.store.clone(), entry.grants.egress.clone());
-        state.containers.insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None, answers });
+        let answers = Answers::new(entry.store.clone(), entry.grants.egress.clone(), entry.network.clone());
+        state
+            .containers
+            .insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None, answers, peers: None });
         Ok(())
     }
 
@@ -233,9 +242,10 @@ impl Keeper {
         let sent = self.send_over(&entry, state.mounted);
         let Some(kept) = state.containers.get_mut(id) else { return Err(SandboxError::NoContainer(id.to_owned())) };
         match sent {
-            Ok(pump) => {
+            Ok((pump, peers)) => {
                 kept.snapshot.phase = Phase::Starting;
                 kept.pump = Some(pump);
+                kept.peers = peers;
                 Ok(())
             }
             Err(error) => {
@@ -247,7 +257,7 @@ impl Keeper {
     }
 
     /// Mounts the tree of the sandbox's `n`th container and sends it over; what follows its output is returned.
-    fn send_over(&self, entry: &Entry, n: usize) -> Result<std::thread::JoinHandle<()>, SandboxError> {
+    fn send_over(&self, entry: &Entry, n: usize) -> Result<Sent, SandboxError> {
         let rootless = self.0.rootless.ok_or(SandboxError::NoRoom)?;
         let reserved = reserve(entry.grants.network, &entry.grants.published)?;
         let tree = mount_place(&trees(&self.0.place), n)?;
@@ -266,8 +276,9 @@ impl Keeper {
             reserved: reserved.iter().map(|r| (r.publish, r.address)).collect(),
         }));
         let pump = pump(output, entry.bundle.clone(), entry.attach)?;
+        let peers = join(&entry.id, &entry.bundle, &entry.grants, entry.network.as_deref())?;
         wire::send(self.0.socket.as_fd(), &order, &fds).map_err(system("hand the container to its sandbox"))?;
-        Ok(pump)
+        Ok((pump, peers))
     }
 
     /// Gives up the memory that starting took and idling does not need, in both processes.
@@ -452,6 +463,12 @@ impl Keeper {
                     kept.snapshot.ports = ports;
                 }
             }
+            Report::Listens { id, protocol, port, real } => {
+                if let Some(peers) = self.state().containers.get_mut(&id).and_then(|kept| kept.peers.as_mut()) {
+                    // What cannot be written down is not found; the run directory is in memory, and small.
+                    let _ = peers.listens(peers::Listener { protocol, port, real });
+                }
+            }
             Report::Ended { id, code, message } => self.end(&id, code, message),
         }
         self.bump();
@@ -466,6 +483,7 @@ impl Keeper {
         if let Some(kept) = self.state().containers.get_mut(id) {
             let code = if kept.killed { KILLED } else { code };
             kept.snapshot.phase = Phase::Ended(Exit { code, at: jiff::Timestamp::now(), message });
+            kept.peers = None;
         }
     }
 

@@ -18,6 +18,7 @@ pub use log::Attach;
 
 use crate::grants::{Grants, Protocol};
 use crate::guest::code::Code;
+use crate::network::peers;
 use crate::network::reserve::{PortInUse, reserve};
 use crate::rootfs::{self, RootfsError};
 use crate::store::Store;
@@ -83,6 +84,8 @@ pub struct Entry {
     pub code: Code,
     /// Where the code of programs that it starts is kept and compiled to, when the grants let it start any.
     pub store: Option<Store>,
+    /// Where the members of its network are written down, when the grants have one.
+    pub network: Option<PathBuf>,
     /// Its standard input, when the grants have one.
     pub input: Option<OwnedFd>,
     /// Where its output goes besides the log.
@@ -117,9 +120,9 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         .map_err(system("make the control socket"))?;
     let (output, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
-    let Entry { id, bundle, grants, code, store, input, attach } = entry;
+    let Entry { id, bundle, grants, code, store, network, input, attach } = entry;
     let digest = code.digest;
-    let answers = asking::answers::Answers::new(store, grants.egress.clone());
+    let answers = asking::answers::Answers::new(store, grants.egress.clone(), network.clone());
     let launch = host::Launch {
         id: id.clone(),
         grants,
@@ -144,12 +147,27 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
             if let Ok(namespaces) = &namespaces {
                 rootfs::assemble(&launch.grants, &bundle, &tree, namespaces.rootless)?;
             }
+            let peers = join(&id, &bundle, &launch.grants, network.as_deref())?;
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
             let rootless = namespaces.map(|n| n.rootless).ok();
-            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, output, attach))
+            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, attach))
         }
     }
+}
+
+/// Makes a container known to its peers.
+fn join(
+    id: &str,
+    bundle: &Path,
+    grants: &Grants,
+    network: Option<&Path>,
+) -> Result<Option<peers::Registered>, SandboxError> {
+    let (Some(dir), Some(member), Some(address)) = (network, &grants.member, grants.address) else { return Ok(None) };
+    let member =
+        peers::Member { address, names: member.names.clone(), bundle: bundle.to_owned(), listeners: Vec::new() };
+    let joined = peers::Registered::new(dir, id, member);
+    joined.map(Some).map_err(|e| system("join the network")(std::io::Error::other(e)))
 }
 
 /// Where every sandbox mounts its containers' trees, each in its own namespace: empty for everybody else. One place for

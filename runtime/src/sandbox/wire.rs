@@ -1,7 +1,7 @@
 //! What keeper and host say to each other: JSON messages on a socket pair, one a packet, with descriptors beside them.
 
 use super::fence::Fences;
-use crate::grants::{Port, Publish};
+use crate::grants::{Port, Protocol, Publish};
 use crate::guest::Description;
 use crate::guest::process::LoadError;
 use crate::network::outside::Unresolved;
@@ -47,6 +47,10 @@ pub(super) enum Question {
     Name(String),
     /// The certificates that the system trusts.
     Roots,
+    /// The addresses of those on the container's network who go by a name.
+    Peers(String),
+    /// Where a peer's listener really is.
+    Listener(Protocol, SocketAddr),
 }
 
 /// What the keeper answers.
@@ -57,6 +61,7 @@ pub(super) enum Answer {
     Name(Result<Vec<IpAddr>, Unresolved>),
     /// They come along as a descriptor: each a length in four bytes, little-endian, and so many bytes of DER.
     Roots(Result<(), String>),
+    Listener(Option<SocketAddr>),
 }
 
 /// What a container that joins a running sandbox is made of.
@@ -78,6 +83,8 @@ pub(super) enum Report {
     Started { id: String, ports: Vec<(Port, SocketAddr)> },
     /// Something is needed for a container.
     Ask { ticket: u64, id: String, question: Question },
+    /// A guest listens at a port that its peers may know.
+    Listens { id: String, protocol: Protocol, port: u16, real: SocketAddr },
     /// A guest has ended.
     Ended { id: String, code: u8, message: Option<String> },
 }

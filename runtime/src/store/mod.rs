@@ -8,6 +8,7 @@
 //! containers/<id>/       bundle, record, writable layer, log
 //! names/<name>           a container's name: a symbolic link whose text is the id, so taking a name is one system call
 //! volumes/<name>/
+//! networks/<name>/       a network that a user made, and who has which of its addresses
 //! downloads/<digest>     what has come of a blob; swept after a week
 //! tmp/<pid>.<start>.<n>  what is being made; swept when its maker is gone
 //! ```
@@ -219,6 +220,18 @@ impl Store {
     #[must_use]
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    /// Networks that users made.
+    #[must_use]
+    pub fn networks(&self) -> PathBuf {
+        self.root.join("networks")
+    }
+
+    /// The directory of a network's members in the run directory.
+    #[must_use]
+    pub fn network_members(&self, network: &str) -> PathBuf {
+        self.run.join("networks").join(network)
     }
 
     /// A new scratch directory under `tmp/`; what is in it is removed with the value, or by the next sweep.

@@ -30,6 +30,8 @@ mod listing;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod prune;

@@ -2,6 +2,7 @@
 
 use super::{list_or_null, set};
 use crate::commands::{port, ps};
+use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, MountKind, MountPoint, Record, Status};
 use sampan_runtime::grants::Port;
 use sampan_runtime::image::Images;
@@ -34,7 +35,7 @@ pub fn describe(store: &Store, container: &Container, size: bool) -> Value {
         "HostConfig": host_config(record),
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": config(record),
-        "NetworkSettings": { "Ports": ports(record, &status), "Networks": set([record.network.as_str().to_owned()].into_iter()) },
+        "NetworkSettings": network_settings(store, record, &status),
         "Sampan": ours(record, &status),
     });
     if size && let Some(object) = object.as_object_mut() {
@@ -72,6 +73,35 @@ fn state(status: &Status) -> Value {
     })
 }
 
+/// Its ports and its place in its network. The address is one that it and its peers know; the host has no such one.
+fn network_settings(store: &Store, record: &Record, status: &Status) -> Value {
+    let address = record.address();
+    let network = record.joined.as_ref().and_then(|joined| networks::inspect(store, &joined.network).ok());
+    let ip = address.map(|address| address.ip.to_string()).unwrap_or_default();
+    let prefix = address.map_or(0, |address| address.prefix);
+    let gateway = address.map(|address| address.gateway().to_string()).unwrap_or_default();
+    let names = record.joined.as_ref().map(|joined| {
+        let own = [record.name.clone(), container::id::short(&record.id).to_owned()];
+        own.into_iter().chain(joined.aliases.clone()).collect::<Vec<_>>()
+    });
+    let place = json!({
+        "Aliases": record.joined.as_ref().map(|joined| &joined.aliases),
+        "DNSNames": names,
+        "Gateway": gateway,
+        "IPAddress": ip,
+        "IPPrefixLen": prefix,
+        "NetworkID": network.map(|network| network.id).unwrap_or_default(),
+    });
+    let networks: Map<String, Value> = [(record.network_name().to_owned(), place)].into_iter().collect();
+    json!({
+        "Gateway": gateway,
+        "IPAddress": ip,
+        "IPPrefixLen": prefix,
+        "Networks": networks,
+        "Ports": ports(record, status),
+    })
+}
+
 fn host_config(record: &Record) -> Value {
     let bind = |mount: &MountPoint| {
         let source = match mount.kind {
@@ -87,7 +117,7 @@ fn host_config(record: &Record) -> Value {
     let wished = record.published.iter().map(|publish| (publish.port, publish.host));
     json!({
         "Binds": list_or_null(&binds),
-        "NetworkMode": record.network.as_str(),
+        "NetworkMode": record.network_name(),
         "PortBindings": by_port(wished, |host| json!({
             // Docker writes what was not said as nothing.
             "HostIp": if host.ip().is_unspecified() { String::new() } else { host.ip().to_string() },
@@ -210,6 +240,7 @@ mod tests {
             working_dir: "/".into(),
             labels: [("a".to_owned(), "b".to_owned())].into(),
             network: Network::Default,
+            joined: None,
             published: [Publish::parse("8080:8000").unwrap(), Publish::parse("127.0.0.1::8000").unwrap()].concat(),
             exposed: vec!["8000".parse().unwrap(), "53/udp".parse().unwrap()],
             egress: Egress::parse("api.test:443").unwrap(),

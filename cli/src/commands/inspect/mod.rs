@@ -1,10 +1,10 @@
-//! `inspect`: containers, images and volumes in Docker's shapes, each with our own facts under `Sampan`.
+//! `inspect`: containers, images, volumes and networks in Docker's shapes, each with our own facts under `Sampan`.
 
 mod container;
 mod image;
 
 use crate::Context;
-use crate::commands::{filter, volume, words};
+use crate::commands::{filter, network, volume, words};
 use crate::format;
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
@@ -14,7 +14,7 @@ use sampan_runtime::store::Store;
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 
-/// Show everything known of containers, images or volumes
+/// Show everything known of containers, images, volumes or networks
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// Print as "json", or through a template
@@ -58,6 +58,7 @@ enum Kind {
     Container,
     Image,
     Volume,
+    Network,
 }
 
 impl InspectArgs {
@@ -73,6 +74,7 @@ impl InspectArgs {
                 Kind::Container => self.container(store, name)?,
                 Kind::Image => look_at_image(store, name)?,
                 Kind::Volume => look_at_volume(store, name)?,
+                Kind::Network => network::look_if_there(store, name)?,
             };
             if let Some(found) = found {
                 return Ok(found);
@@ -83,6 +85,7 @@ impl InspectArgs {
             Some(Kind::Container) => anyhow!("no such container: {name}"),
             Some(Kind::Image) => anyhow!("no such image: {name}"),
             Some(Kind::Volume) => anyhow!("no such volume: {name}"),
+            Some(Kind::Network) => anyhow!("no such network: {name}"),
         })
     }
 

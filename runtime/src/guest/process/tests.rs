@@ -68,6 +68,8 @@ impl Place {
             root_writable: true,
             binds: vec![],
             network: Network::None,
+            address: None,
+            member: None,
             published: vec![],
             exposed: vec![],
             egress: Egress::default(),

@@ -210,6 +210,8 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
             Network::Default => grants::Network::Default,
             Network::None => grants::Network::None,
         },
+        address: None,
+        member: None,
         published: vec![],
         exposed: vec![],
         egress: ground.egress.clone(),
@@ -224,6 +226,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         grants,
         code,
         store: Some(ground.store.clone()),
+        network: None,
         input: None,
         attach: if ground.quiet { Attach::Detached } else { Attach::Terminal },
     };

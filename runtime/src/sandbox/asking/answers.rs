@@ -5,12 +5,14 @@ use super::programs::Compiling;
 use crate::grants::Egress;
 use crate::guest::process::LoadError;
 use crate::network::outside::Unresolved;
+use crate::network::peers;
 use crate::sandbox::wire::{self, Answer, Order, Question};
 use crate::store::Store;
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,13 +24,15 @@ const MOST_NAMES: usize = 64;
 pub(in crate::sandbox) struct Answers {
     programs: Option<Compiling>,
     egress: Egress,
+    /// Where the members of its network are written down.
+    network: Option<PathBuf>,
     asking: Arc<AtomicUsize>,
 }
 
 impl Answers {
-    /// With a store, it may start programs.
-    pub(in crate::sandbox) fn new(store: Option<Store>, egress: Egress) -> Self {
-        Self { programs: store.map(Compiling::new), egress, asking: Arc::default() }
+    /// With a store, it may start programs; `network` is the directory of its network's members, if it is on one.
+    pub(in crate::sandbox) fn new(store: Option<Store>, egress: Egress, network: Option<PathBuf>) -> Self {
+        Self { programs: store.map(Compiling::new), egress, network, asking: Arc::default() }
     }
 
     /// Answers a question, in a thread of its own where that takes a while.
@@ -49,6 +53,15 @@ impl Answers {
                     move || (Answer::Name(resolve(&name)), None),
                     |why| Answer::Name(Err(Unresolved::Temporary(why))),
                 );
+            }
+            Question::Peers(name) => {
+                let found = self.network.as_deref().map(|dir| peers::named(dir, &name)).unwrap_or_default();
+                let answer = if found.is_empty() { Err(Unresolved::NoSuchName) } else { Ok(found) };
+                reply(&socket, ticket, Answer::Name(answer));
+            }
+            Question::Listener(protocol, at) => {
+                let real = self.network.as_deref().and_then(|dir| peers::listener(dir, protocol, at));
+                reply(&socket, ticket, Answer::Listener(real));
             }
             Question::Roots if self.egress.is_empty() => {
                 reply(&socket, ticket, Answer::Roots(Err("this container may call nobody".to_owned())));

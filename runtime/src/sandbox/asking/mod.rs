@@ -7,12 +7,15 @@ pub(super) mod answers;
 mod programs;
 
 use super::wire::{self, Answer, Question, Report};
+use crate::grants::Protocol;
 use crate::guest::Description;
 use crate::guest::process::{LoadError, Loader, Loading};
 use crate::network::outside::{Outside, Resolving, Roots, Unresolved};
+use futures::future::BoxFuture;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -106,6 +109,31 @@ impl Outside for ContainersAsking {
                 _ => Err(Unresolved::Temporary("the answer was lost".to_owned())),
             }
         })
+    }
+
+    fn peers(&self, name: &str) -> Resolving {
+        let asked = self.ask(Question::Peers(name.to_owned()), None);
+        Box::pin(async move {
+            match asked.await {
+                Some((Answer::Name(answer), _)) => answer,
+                _ => Err(Unresolved::Temporary("the answer was lost".to_owned())),
+            }
+        })
+    }
+
+    fn listener(&self, protocol: Protocol, at: SocketAddr) -> BoxFuture<'static, Option<SocketAddr>> {
+        let asked = self.ask(Question::Listener(protocol, at), None);
+        Box::pin(async move {
+            match asked.await {
+                Some((Answer::Listener(real), _)) => real,
+                _ => None,
+            }
+        })
+    }
+
+    fn listens(&self, protocol: Protocol, port: u16, real: SocketAddr) {
+        let report = Report::Listens { id: self.id.clone(), protocol, port, real };
+        let _ = wire::send(self.asking.0.socket.as_fd(), &report, &[]);
     }
 
     fn roots(&self) -> Roots {
