@@ -9,17 +9,18 @@ export LC_ALL=C
 cache=$(realpath -m "${SAMPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly guests=$cache/guests target=$cache/target tools=$cache/tools
-readonly names=(hello probe probe-component toolbox c go web tcp p3 web3 python quickjs)
+readonly names=(hello probe probe-component toolbox c go go-web serve web tcp p3 web3 python quickjs)
 
 # The recipe of each guest: `make_` and the first word is the function that follows it, the rest is what that is told.
 recipe() {
     case $1 in
-        hello | probe | toolbox) echo "rust $1 module" ;;
+        hello | probe | serve | toolbox) echo "rust $1 module" ;;
         probe-component) echo "rust probe command component" ;;
         tcp) echo "rust $1 command" ;;
         web) echo "rust $1 proxy" ;;
         p3 | web3) echo "rust $1 reactor" ;;
-        c | go | python | quickjs) echo "$1" ;;
+        go | go-web) echo "go $1" ;;
+        c | python | quickjs) echo "$1" ;;
         *) fail "there is no sample $1, only: ${names[*]}" ;;
     esac
 }
@@ -31,6 +32,7 @@ sources() {
             echo "Cargo.toml Cargo.lock componentize/Cargo.toml componentize/Cargo.lock componentize/src $2"
             [[ $2 != toolbox ]] || echo process
             ;;
+        go) echo "$2" ;;
         # The interface definitions come out of a crate that the Rust guests use.
         python) echo Cargo.lock python/lib python/*.py python/python.wit ;;
         *) echo "$1" ;;
@@ -64,7 +66,7 @@ make_c() {
 }
 
 make_go() {
-    GOOS=wasip1 GOARCH=wasm go build -C go -trimpath -buildvcs=false -ldflags='-s -w' -o "$1" .
+    GOOS=wasip1 GOARCH=wasm go build -C "$2" -trimpath -buildvcs=false -ldflags='-s -w' -o "$1" .
 }
 
 # The interpreter runs while it is built, and its state is what the component starts from.

@@ -17,6 +17,7 @@ pub struct Capability {
 const ALWAYS: &str = "always";
 const FILES: &str = "its own root always; host directories by -v and --mount; --read-only narrows it";
 const SOCKETS: &str = "its own loopback always; ports by -p, --expose and EXPOSE; other hosts never in this version";
+const LISTENERS: &str = "a listening socket for each port of -p, --expose and EXPOSE";
 const NOBODY: &str = "nothing: sampan does not provide it, and a start is refused";
 
 /// What the imports of a program mean, in the order in which it names them.
@@ -63,7 +64,7 @@ fn group(function: &str) -> (String, (&'static str, &'static str)) {
         name if name.starts_with("path_") => ("path_*", ("opens, makes, renames and removes files by name", FILES)),
         name if name.starts_with("fd_") => ("fd_*", ("reads and writes open files and its standard streams", FILES)),
         name if name.starts_with("sock_") => {
-            ("sock_*", ("takes connections from a socket that it is handed", "nothing: no socket is handed to it"))
+            ("sock_*", ("takes connections from the sockets that it is handed", LISTENERS))
         }
         name if name.starts_with("args_") => ("args_*", ("reads its arguments", ALWAYS)),
         name if name.starts_with("environ_") => ("environ_*", ("reads its environment", "-e, --env-file and ENV")),
@@ -114,7 +115,7 @@ mod tests {
 
     fn of(imports: &[&str], exports: &[&str]) -> Description {
         let owned = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect();
-        Description { kind: Kind::Module, imports: owned(imports), exports: owned(exports) }
+        Description { kind: Kind::Module, imports: owned(imports), exports: owned(exports), languages: vec![] }
     }
 
     #[test]

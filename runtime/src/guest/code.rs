@@ -250,7 +250,7 @@ mod tests {
 
     fn put(store: &Store, bytes: &[u8]) -> (Cache, PathBuf) {
         let cache = Cache::open(store);
-        let description = Description { kind: Kind::Module, imports: vec![], exports: vec![] };
+        let description = Description { kind: Kind::Module, imports: vec![], exports: vec![], languages: vec![] };
         cache.put(store, "sha256:ab".into(), description, bytes).unwrap();
         let (code, _) = cache.places("sha256:ab");
         (cache, code)

@@ -1,28 +1,42 @@
 //! Running a command: one call of its entry, on a thread of its own, until it returns or is stopped.
 
-use super::process::Processes;
+use super::module::{self, Doors, Parts};
+use super::process::{self, Processes};
 use super::state::Surroundings;
 use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
 use crate::grants::Protocol;
-use std::sync::Arc;
+use rustix::net::{Shutdown, shutdown};
+use std::sync::{Arc, Weak};
 use wasmtime::{Linker, Store, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
-/// Runs the command to its end. `started` is called when the guest's first instruction is next.
+/// Runs the command to its end. `listeners` are the sockets that a WASI 0.1 server is handed, none for any other.
+/// `started` is called when the guest's first instruction is next.
 #[must_use]
-pub fn run(program: &Program, surroundings: &Arc<Surroundings>, control: &Control, started: impl FnOnce()) -> Ending {
+pub fn run(
+    program: &Program,
+    surroundings: &Arc<Surroundings>,
+    control: &Control,
+    listeners: Doors,
+    started: impl FnOnce(),
+) -> Ending {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return Ending { code: 126, message: Some(format!("cannot set up the sandbox: {e}")) },
     };
     control.watch(&program.engine);
-    // Weak, so that the output pipe closes with the guest and not with its handle.
+    // Weak, so that the output pipe closes with the guest and not with its handle, and a socket when the guest wants.
     let doors = Arc::downgrade(surroundings);
-    control.doors(move || doors.upgrade().is_some_and(|surroundings| close_doors(&surroundings)));
+    let handed: Vec<_> = listeners.iter().flat_map(|(_, sockets)| sockets.iter().map(Arc::downgrade)).collect();
+    control.doors(move || {
+        let sockets = handed.iter().filter_map(Weak::upgrade);
+        let closed = sockets.filter(|socket| shutdown(socket, Shutdown::Both).is_ok()).count();
+        (closed > 0) | doors.upgrade().is_some_and(|surroundings| close_doors(&surroundings))
+    });
     let loader = surroundings.loader.as_ref().filter(|_| program.spawns());
     let processes = loader.map(|loader| Processes::new(&program.engine, surroundings, control, Arc::clone(loader)));
     let ending = runtime.block_on(async {
-        let guest = call(program, surroundings, control, processes.as_ref(), started);
+        let guest = call(program, surroundings, control, processes.as_ref(), listeners, started);
         let killed = async {
             control.wait(Stop::Gently).await;
             // What can see that it should end gets the time to do so; the rest is interrupted at once.
@@ -54,13 +68,14 @@ async fn call(
     surroundings: &Arc<Surroundings>,
     control: &Control,
     processes: Option<&Processes>,
+    listeners: Doors,
     started: impl FnOnce(),
 ) -> Ending {
     let result = match &program.code {
-        Mapped::Module(module) => match processes {
-            Some(processes) => processes.run_first(module, control, started).await,
-            None => call_module(program, module, surroundings, control, started).await,
-        },
+        Mapped::Module(module) if processes.is_some() || !listeners.is_empty() => {
+            call_with_descriptors(program, module, surroundings, control, processes, listeners, started).await
+        }
+        Mapped::Module(module) => call_module(program, module, surroundings, control, started).await,
         Mapped::Component(component) => call_component(program, component, surroundings, control, started).await,
     };
     match result {
@@ -114,6 +129,29 @@ async fn call_module(
     started();
     entry.call_async(&mut store, ()).await?;
     Ok(0)
+}
+
+/// A module that starts others, or is handed sockets: not all of its descriptors are the crate's.
+async fn call_with_descriptors(
+    program: &Program,
+    module: &wasmtime::Module,
+    surroundings: &Surroundings,
+    control: &Control,
+    processes: Option<&Processes>,
+    doors: Doors,
+    started: impl FnOnce(),
+) -> wasmtime::Result<u8> {
+    let linked = match processes {
+        Some(processes) => processes.link(module)?,
+        None => module::linker(&program.engine)?.instantiate_pre(module)?,
+    };
+    let parts = Parts {
+        stdio: module::first_stdio(surroundings),
+        doors,
+        doors_wait: !program.description.must_not_wait(),
+        process: processes.map(|processes| (processes.clone(), process::FIRST)),
+    };
+    module::run(&program.engine, &linked, surroundings, parts, control, started).await
 }
 
 pub(super) async fn call_component(
@@ -174,7 +212,7 @@ fn close_doors(surroundings: &Surroundings) -> bool {
 /// Ends a listening socket of this process; whoever waits on it sees an error. The engine keeps the descriptor to
 /// itself, so it is found by its address.
 fn close_listener(address: std::net::SocketAddr) -> bool {
-    use rustix::net::{Shutdown, getsockname, shutdown, sockopt};
+    use rustix::net::{getsockname, sockopt};
     let mut found = false;
     for number in 3..1024 {
         // SAFETY: the descriptor is only looked at during this call, and each call says itself whether it is open.

@@ -125,7 +125,8 @@ fn translate(bytes: &[u8]) -> Result<(Description, Vec<u8>), String> {
         serialized(description, component.serialize())
     } else {
         let module = module(&engine, wasm).map_err(invalid)?;
-        let description = kind::of_module(&module).map_err(|e| e.to_string())?;
+        let mut description = kind::of_module(&module).map_err(|e| e.to_string())?;
+        description.languages = kind::languages(wasm);
         serialized(description, module.serialize())
     }
 }

@@ -51,6 +51,9 @@ pub struct Description {
     /// What it exports: what it can be run as. Empty in what an older version has written down.
     #[serde(default)]
     pub exports: Vec<String>,
+    /// The languages that a module says it was written in (its section `producers`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
 }
 
 impl Description {
@@ -59,7 +62,23 @@ impl Description {
     pub fn spawns(&self) -> bool {
         self.imports.iter().any(|import| import.starts_with(process::MODULE))
     }
+
+    /// Whether it is a server that is handed its listening sockets: WASI 0.1 knows no other.
+    #[must_use]
+    pub fn takes_listeners(&self) -> bool {
+        self.kind == Kind::Module && self.imports.iter().any(|import| import == ACCEPT)
+    }
+
+    /// Whether it must never wait in a call that takes a connection. All of a Go program has one thread, and Go's
+    /// library takes a descriptor as it is, so it is handed what does not wait; C and Rust expect the other.
+    #[must_use]
+    pub fn must_not_wait(&self) -> bool {
+        self.languages.iter().any(|language| language == "Go")
+    }
 }
+
+/// The function by which a module takes connections.
+const ACCEPT: &str = "wasi_snapshot_preview1.sock_accept";
 
 /// Wasm that is no guest of ours.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -146,7 +165,24 @@ pub fn of_module(module: &Module) -> Result<Description, KindError> {
     if module.get_export("_start").is_none_or(|export| export.func().is_none()) {
         return Err(KindError::NoStart { exports });
     }
-    Ok(Description { kind: Kind::Module, imports, exports })
+    Ok(Description { kind: Kind::Module, imports, exports, languages: Vec::new() })
+}
+
+/// The languages that a module says it was written in, from its section `producers` (tool-conventions,
+/// ProducersSection.md). None when it says nothing.
+#[must_use]
+pub fn languages(wasm: &[u8]) -> Vec<String> {
+    use wasmparser::{KnownCustom, Parser, Payload};
+    let sections = Parser::new(0).parse_all(wasm).filter_map(|payload| match payload {
+        Ok(Payload::CustomSection(section)) => match section.as_known() {
+            KnownCustom::Producers(producers) => Some(producers),
+            _ => None,
+        },
+        _ => None,
+    });
+    let fields = sections.flat_map(|producers| producers.into_iter().flatten());
+    let values = fields.filter(|field| field.name == "language").flat_map(|field| field.values.into_iter().flatten());
+    values.map(|value| value.name.to_owned()).collect()
 }
 
 /// Describes a compiled component.
@@ -168,7 +204,8 @@ pub fn of_component(engine: &Engine, component: &Component) -> Result<Descriptio
     } else {
         return Err(KindError::UnknownWorld { exports });
     };
-    Ok(Description { kind, imports: shape.imports(engine).map(|(name, _)| name.to_owned()).collect(), exports })
+    let imports = shape.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    Ok(Description { kind, imports, exports, languages: Vec::new() })
 }
 
 #[cfg(test)]
@@ -206,5 +243,30 @@ mod tests {
         let component = Component::new(&engine, wat).unwrap();
         let error = of_component(&engine, &component).unwrap_err().to_string();
         assert!(error.contains("acme:x/y"), "{error}");
+    }
+
+    #[test]
+    fn the_language_of_a_module_is_what_its_producers_say() {
+        // `producers` of Go: one field, one value.
+        let mut section = vec![9];
+        section.extend(b"producers\x01\x08language\x01\x02Go\x08go1.26.8");
+        let mut wasm = b"\0asm\x01\0\0\0\0".to_vec();
+        wasm.push(u8::try_from(section.len()).unwrap());
+        wasm.extend(section);
+        assert_eq!(languages(&wasm), ["Go"]);
+        assert!(languages(b"\0asm\x01\0\0\0").is_empty());
+        assert!(languages(&wasm[..20]).is_empty());
+    }
+
+    #[test]
+    fn a_module_that_takes_connections_is_a_server() {
+        let engine = engine(Purpose::Compile).unwrap();
+        let wat = r#"(module (import "wasi_snapshot_preview1" "sock_accept" (func (param i32 i32 i32) (result i32)))
+            (func (export "_start")))"#;
+        let server = of_module(&Module::new(&engine, wat).unwrap()).unwrap();
+        assert!(server.takes_listeners() && !server.must_not_wait());
+        assert!(Description { languages: vec!["Go".into()], ..server }.must_not_wait());
+        let plain = of_module(&Module::new(&engine, r#"(module (func (export "_start")))"#).unwrap()).unwrap();
+        assert!(!plain.takes_listeners());
     }
 }

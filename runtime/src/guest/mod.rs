@@ -7,6 +7,7 @@ pub mod engine;
 pub mod garbage;
 pub mod kind;
 mod linker;
+pub mod module;
 pub mod process;
 pub(crate) mod script;
 pub mod service;
@@ -114,6 +115,12 @@ impl Program {
     #[must_use]
     pub fn spawns(&self) -> bool {
         self.description.spawns()
+    }
+
+    /// Whether it is a server that is handed its listening sockets.
+    #[must_use]
+    pub fn takes_listeners(&self) -> bool {
+        self.description.takes_listeners()
     }
 
     /// What it is.

@@ -1,7 +1,7 @@
 //! What one instance of a guest is given by the host: its WASI context, and nothing else.
 
+use super::module::stream::Stream;
 use super::process::Loader;
-use super::process::stream::Stream;
 use super::stdio::{Channel, Input, Pipe};
 use crate::grants::Grants;
 use crate::network::View;
@@ -35,12 +35,16 @@ pub struct Surroundings {
 pub type Stdio = [Stream; 3];
 
 impl Surroundings {
-    fn builder(&self) -> wasmtime::Result<WasiCtxBuilder> {
+    /// `holders` descriptors stand before those of the directories, for what is not the crate's.
+    fn builder(&self, holders: usize) -> wasmtime::Result<WasiCtxBuilder> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(&self.grants.args).initial_cwd(&self.grants.cwd);
         for variable in &self.grants.env {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
             wasi.env(name, value);
+        }
+        for preopen in self.preopens.iter().take(1).cycle().take(holders) {
+            wasi.preopened_dir(&preopen.host, &preopen.guest, FsPerms::ReadOnly)?;
         }
         for preopen in &self.preopens {
             let rights = if preopen.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
@@ -57,7 +61,7 @@ impl Surroundings {
     }
 
     fn with_streams(&self) -> wasmtime::Result<WasiCtxBuilder> {
-        let mut wasi = self.builder()?;
+        let mut wasi = self.builder(0)?;
         if let Some([input, output, error]) = &self.stdio {
             wasi.stdin(input.clone()).stdout(output.clone()).stderr(error.clone());
             return Ok(wasi);
@@ -78,12 +82,12 @@ impl Surroundings {
         Ok(self.with_streams()?.allow_blocking_current_thread(true).build_p1())
     }
 
-    /// The same for a module that is a process, whose streams are not the crate's.
+    /// The same for a module whose streams are not the crate's, nor the first `listeners` descriptors behind them.
     ///
     /// # Errors
     /// When a directory cannot be opened.
-    pub fn process_state(&self) -> wasmtime::Result<WasiP1Ctx> {
-        Ok(self.builder()?.allow_blocking_current_thread(true).build_p1())
+    pub fn own_descriptors_state(&self, listeners: usize) -> wasmtime::Result<WasiP1Ctx> {
+        Ok(self.builder(listeners)?.allow_blocking_current_thread(true).build_p1())
     }
 
     /// The state of a component's instance.

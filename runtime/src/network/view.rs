@@ -71,8 +71,10 @@ impl View {
         let published = grants
             .published
             .iter()
-            .map(|publish| {
-                let real = reserved.iter().find(|r| r.publish == *publish).map_or(publish.host, |r| r.address);
+            .enumerate()
+            .map(|(n, publish)| {
+                // In the same order, since one port can be published twice at addresses of the system's choice.
+                let real = reserved.get(n).filter(|r| r.publish == *publish).map_or(publish.host, |r| r.address);
                 Publish { host: real, ..*publish }
             })
             .collect();

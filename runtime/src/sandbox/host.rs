@@ -5,6 +5,7 @@ use super::asking::Asking;
 use super::fence::{self, Namespaces};
 use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
+use crate::guest::module::{self, Doors};
 use crate::guest::process::Loader;
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
@@ -14,7 +15,7 @@ use crate::network::reserve::Reservation;
 use crate::network::{Bound, Event, View};
 use crate::rootfs::Preopen;
 use rustix::net::RecvFlags;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -44,6 +45,7 @@ pub(super) fn run(
     low_ports: bool,
 ) -> ! {
     quiet_signals();
+    allow_many_files();
     keep_only(&socket, &first);
     // Mapping code needs a path, and after the fences there is none.
     let program = Program::map(&first.code, first.description.clone());
@@ -84,6 +86,13 @@ fn quiet_signals() {
         // SAFETY: ignoring a signal installs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// A server has a descriptor for each connection, and the usual limit is there for programs that use select(2).
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Closes every descriptor that is not the guest's business: the keeper's lock and pipes came along with the fork.
@@ -184,7 +193,7 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
         Ok(program) => program,
         Err(e) => return Ending { code: 126, message: Some(format!("cannot map the compiled code: {e:#}")) },
     };
-    let Launch { id, grants, preopens, output, input, reserved, .. } = launch;
+    let Launch { id, mut grants, preopens, output, input, reserved, .. } = launch;
     let output = Pipe::new(output);
     control.hush(output.closer());
     let diagnostics = output.clone();
@@ -197,16 +206,27 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
     let view = View::new(&grants, reserved, Arc::clone(&beyond) as Arc<dyn Outside>, tell);
     let loader = program.spawns().then_some(beyond as Arc<dyn Loader>);
     let input = input.map(Input::new);
+    let (mut listening, mut doors) = (Listening::new(), Doors::new());
+    let is_service = program.kind().is_service();
+    if is_service || program.takes_listeners() {
+        match listen(&view, &grants, is_service.then_some(HTTP_PORT)) {
+            Ok(opened) if is_service => listening = opened,
+            Ok(opened) => doors = handed(opened),
+            Err(message) => return Ending { code: 126, message: Some(message) },
+        }
+    }
+    if !doors.is_empty() {
+        grants.env.retain(|variable| !variable.starts_with("LISTEN_"));
+        grants.env.extend(module::environment(&doors));
+    }
     let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader });
     let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });
-    let ending = if program.kind().is_service() {
-        match listen(&surroundings) {
-            Ok((listeners, ports)) => service::run(&program, &surroundings, control, listeners, || started(ports)),
-            Err(message) => Ending { code: 126, message: Some(message) },
-        }
+    let ending = if is_service {
+        let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();
+        service::run(&program, &surroundings, control, sockets, || started(ports))
     } else {
         let ports = surroundings.network.published().iter().map(|p| (p.port, p.host)).collect();
-        command::run(&program, &surroundings, control, || started(ports))
+        command::run(&program, &surroundings, control, doors, || started(ports))
     };
     if let (TRAPPED, Some(words)) = (ending.code, &ending.message) {
         // Where its user looks first.
@@ -218,30 +238,30 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
 /// The port of a service that was granted none.
 const HTTP_PORT: u16 = 8080;
 
-type Listening = (Vec<TcpListener>, Vec<(Port, SocketAddr)>);
+/// Ports of the container, and where the host listens for each.
+type Listening = Vec<(Port, SocketAddr, TcpListener)>;
 
-/// Opens the doors of a service: each granted TCP port, or one of its own when none was granted.
-fn listen(surroundings: &Surroundings) -> Result<Listening, String> {
-    let view = &surroundings.network;
-    if surroundings.grants.network == Network::None {
-        return Ok((Vec::new(), Vec::new()));
+/// Opens the doors of a server that does not do so itself: each granted TCP port, or `otherwise` when none was granted.
+fn listen(view: &View, grants: &Grants, otherwise: Option<u16>) -> Result<Listening, String> {
+    if grants.network == Network::None {
+        return Ok(Vec::new());
     }
     let mut wanted: Vec<(Port, SocketAddr)> =
         view.published().iter().filter(|p| p.port.protocol == Protocol::Tcp).map(|p| (p.port, p.host)).collect();
-    let mut unpublished = surroundings.grants.ports();
+    let mut unpublished = grants.ports();
     unpublished.retain(|port| port.protocol == Protocol::Tcp && !wanted.iter().any(|(p, _)| p == port));
     if wanted.is_empty() && unpublished.is_empty() {
-        unpublished.push(Port { number: HTTP_PORT, protocol: Protocol::Tcp });
+        unpublished.extend(otherwise.map(|number| Port { number, protocol: Protocol::Tcp }));
     }
     wanted.extend(unpublished.into_iter().map(|port| {
-        let host = match surroundings.grants.network {
+        let host = match grants.network {
             Network::Host => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.number),
             _ => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
         };
         (port, host)
     }));
     let mut reserved = view.take_reserved();
-    let mut listening = (Vec::new(), Vec::new());
+    let mut listening = Vec::new();
     for (port, host) in wanted {
         let fail = |e: std::io::Error| format!("cannot listen for port {port} at {host}: {e}");
         let listener = match reserved.iter().position(|r| r.publish.port == port && r.address == host) {
@@ -255,9 +275,19 @@ fn listen(surroundings: &Surroundings) -> Result<Listening, String> {
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let (protocol, guest) = (Protocol::Tcp, SocketAddr::new(everywhere, port.number));
-        view.bound(Bound { protocol, guest, real, private: host.port() == 0 });
-        listening.1.push((port, real));
-        listening.0.push(listener);
+        if !view.listeners().iter().any(|bound| bound.guest == guest && bound.protocol == protocol) {
+            view.bound(Bound { protocol, guest, real, private: host.port() == 0 });
+        }
+        listening.push((port, real, listener));
     }
     Ok(listening)
+}
+
+/// The sockets that a WASI 0.1 server is handed: those of each port, by its number.
+fn handed(listening: Listening) -> Doors {
+    let mut doors: BTreeMap<Port, Vec<Arc<TcpListener>>> = BTreeMap::new();
+    for (port, _, socket) in listening {
+        doors.entry(port).or_default().push(Arc::new(socket));
+    }
+    doors.into_iter().collect()
 }

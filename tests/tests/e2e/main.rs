@@ -26,6 +26,8 @@ mod languages;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod listeners;
+#[cfg(test)]
 mod listing;
 #[cfg(test)]
 mod logs;

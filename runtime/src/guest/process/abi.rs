@@ -1,11 +1,10 @@
 //! The interface itself, as a WASI 0.1 module imports it: `sampan:process/spawn@0.1.0`. Every parameter is an `i32`;
 //! every function answers 0 or an `errno` of WASI 0.1. docs/guests.md has it for those who call it.
 
-use super::memory::{self, address, answer, number, slice, string, strings};
-use super::module::ModuleState;
-use super::stream::Stream;
-use super::wasi::{reply, share};
 use super::{MODULE, Request, Wait};
+use crate::guest::module::memory::{self, address, answer, number, slice, string, strings};
+use crate::guest::module::stream::Stream;
+use crate::guest::module::{ModuleState, Ours, reply, share};
 use rustix::io::Errno;
 use wasmtime::{Caller, Linker};
 
@@ -22,9 +21,10 @@ pub(super) fn define(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
         Box::new(async move { Ok(answer(spawn(&mut c, parameters).await?)) })
     })?;
     linker.func_wrap(MODULE, "pipe", |mut c: C<'_>, reader: i32, writer: i32| -> wasmtime::Result<i32> {
-        let made = c.data().processes.pipe();
-        let state = c.data_mut();
-        let numbers = made.and_then(|(r, w)| Ok((state.descriptors.push(r)?, state.descriptors.push(w)?)));
+        let made = c.data().process()?.0.pipe();
+        let descriptors = &mut c.data_mut().descriptors;
+        let numbers =
+            made.and_then(|(r, w)| Ok((descriptors.push(Ours::Stream(r))?, descriptors.push(Ours::Stream(w))?)));
         match numbers {
             Ok((r, w)) => {
                 let first = reply(&mut c, reader, &r.to_le_bytes())?;
@@ -35,7 +35,7 @@ pub(super) fn define(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
     })?;
     linker.func_wrap_async(MODULE, "wait", |mut c: C<'_>, (id, flags, who, code): (i32, i32, i32, i32)| {
         Box::new(async move {
-            let (processes, parent) = (c.data().processes.clone(), c.data().id);
+            let (processes, parent) = c.data().process().map(|(processes, id)| (processes.clone(), id))?;
             let child = Some(id.cast_unsigned()).filter(|id| *id != 0);
             let how = if flags & 1 == 0 { Wait::Long } else { Wait::Look };
             match processes.wait(parent, child, how).await {
@@ -48,11 +48,11 @@ pub(super) fn define(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
             }
         })
     })?;
-    linker.func_wrap(MODULE, "kill", |c: C<'_>, id: i32, signal: i32| -> i32 {
-        let Ok(signal) = u8::try_from(signal) else { return answer(Err(Errno::INVAL)) };
-        answer(c.data().processes.kill(id.cast_unsigned(), signal))
+    linker.func_wrap(MODULE, "kill", |c: C<'_>, id: i32, signal: i32| -> wasmtime::Result<i32> {
+        let Ok(signal) = u8::try_from(signal) else { return Ok(answer(Err(Errno::INVAL))) };
+        Ok(answer(c.data().process()?.0.kill(id.cast_unsigned(), signal)))
     })?;
-    linker.func_wrap(MODULE, "id", |c: C<'_>| -> i32 { c.data().id.cast_signed() })?;
+    linker.func_wrap(MODULE, "id", |c: C<'_>| -> wasmtime::Result<i32> { Ok(c.data().process()?.1.cast_signed()) })?;
     Ok(())
 }
 
@@ -100,7 +100,7 @@ async fn spawn(
             None => return Ok(Err(Errno::NOTSUP)),
         }
     }
-    let (processes, parent) = (caller.data().processes.clone(), caller.data().id);
+    let (processes, parent) = caller.data().process().map(|(processes, id)| (processes.clone(), id))?;
     match processes.spawn(parent, request).await {
         Ok(id) => reply(caller, result, &id.to_le_bytes()),
         Err(errno) => Ok(Err(errno)),

@@ -1,15 +1,15 @@
 //! One process: from its code to its exit code, on a thread of its own.
 
-use super::stream::Stream;
 use super::{Processes, Request};
 use crate::grants::Grants;
 use crate::guest::command::{self, ending_of};
-use crate::guest::process::module::ModuleState;
-use crate::guest::state::{Stdio, Surroundings};
+use crate::guest::module::stream::Stream;
+use crate::guest::module::{self, Doors, ModuleState, Parts};
+use crate::guest::state::Surroundings;
 use crate::guest::{Control, Ending, KILLED, Mapped, Program, Stop};
 use rustix::io::Errno;
 use std::sync::{Arc, OnceLock};
-use wasmtime::{InstancePre, Store};
+use wasmtime::InstancePre;
 
 /// A program that can be started any number of times.
 pub(super) struct Loaded {
@@ -104,7 +104,9 @@ async fn call(
             };
             match (linked, &surroundings.stdio) {
                 (Ok(linked), Some(stdio)) => {
-                    run_module(processes, id, linked, surroundings, stdio.clone(), control).await
+                    let process = Some((processes.clone(), id));
+                    let parts = Parts { stdio: stdio.clone(), doors: Doors::new(), doors_wait: true, process };
+                    module::run(&processes.0.engine, linked, surroundings, parts, control, || {}).await
                 }
                 (Ok(_), None) => Ok(126),
                 (Err(error), _) => Err(error),
@@ -120,37 +122,12 @@ async fn call(
     }
 }
 
-/// Runs a module that has been linked with [`super::linker`], with descriptors of its own.
-pub(super) async fn run_module(
-    processes: &Processes,
-    id: u32,
-    linked: &InstancePre<ModuleState>,
-    surroundings: &Surroundings,
-    stdio: Stdio,
-    control: &Control,
-) -> wasmtime::Result<u8> {
-    let state = ModuleState::new(surroundings.process_state()?, stdio, processes.clone(), id);
-    let mut store = Store::new(&processes.0.engine, state);
-    command::watch_epoch(&mut store, control);
-    let instance = linked.instantiate_async(&mut store).await?;
-    let entry = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
-    entry.call_async(&mut store, ()).await?;
-    Ok(0)
-}
-
 impl Processes {
-    /// Runs the first guest, a module that imports the interface, to its end; then the others end too.
+    /// A module that imports the interface, with its imports.
     ///
     /// # Errors
-    /// When it traps, is stopped, or says its exit code.
-    pub async fn run_first(
-        &self,
-        module: &wasmtime::Module,
-        control: &Control,
-        started: impl FnOnce(),
-    ) -> wasmtime::Result<u8> {
-        let linked = self.linker()?.instantiate_pre(module)?;
-        started();
-        run_module(self, super::FIRST, &linked, &self.0.surroundings, self.first_stdio(), control).await
+    /// When it imports something else too that is not there.
+    pub fn link(&self, module: &wasmtime::Module) -> wasmtime::Result<InstancePre<ModuleState>> {
+        self.linker()?.instantiate_pre(module)
     }
 }

@@ -6,31 +6,21 @@
 //!
 //! ```text
 //! pipe       bytes from one program to another
-//! stream     what a descriptor stands for
 //! find       a path → the Wasm file, by way of `#!`
-//! abi        the interface as a WASI 0.1 module imports it
-//! module     the descriptors of such a module
-//! wasi       the functions of WASI 0.1 that take a descriptor
-//! poll       waiting for several descriptors at once
-//! memory     what a module hands over by address
+//! abi        the interface as a WASI 0.1 module imports it; `guest/module` has its descriptors
 //! child      one process: from its code to its exit code
 //! ```
 
 mod abi;
 mod child;
 mod find;
-mod memory;
-mod module;
 pub mod pipe;
-mod poll;
-pub mod stream;
 #[cfg(test)]
 mod tests;
-mod wasi;
 
-pub use module::{ModuleState, linker};
-
-use super::state::{Stdio, Surroundings};
+use super::module::stream::Stream;
+use super::module::{self, ModuleState};
+use super::state::Surroundings;
 use super::{Control, Description, Program, Stop};
 use crate::guest::stdio::Channel;
 use rustix::io::Errno;
@@ -41,7 +31,6 @@ use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use stream::{SharedInput, Stream};
 use tokio::sync::watch;
 use wasmtime::{Engine, Linker};
 
@@ -190,15 +179,6 @@ impl Processes {
         }))
     }
 
-    /// The first guest's own standard streams.
-    #[must_use]
-    pub fn first_stdio(&self) -> Stdio {
-        let surroundings = &self.0.surroundings;
-        let input = surroundings.input.as_ref().map_or(Stream::Null, |i| Stream::Input(SharedInput::new(i)));
-        let output = |channel| Stream::Output(surroundings.output.stream(channel));
-        [input, output(Channel::Stdout), output(Channel::Stderr)]
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,7 +191,8 @@ impl Processes {
         if let Some(linker) = self.0.linker.get() {
             return Ok(linker);
         }
-        let made = linker(&self.0.engine)?;
+        let mut made = module::linker(&self.0.engine)?;
+        abi::define(&mut made)?;
         Ok(self.0.linker.get_or_init(|| made))
     }
 

@@ -89,7 +89,7 @@ impl Place {
             stdio: None,
             loader: Some(Arc::new(Compiler(self.dir.clone()))),
         });
-        let ending = command::run(&program, &surroundings, &Control::default(), || {});
+        let ending = command::run(&program, &surroundings, &Control::default(), vec![], || {});
         drop(surroundings);
         let mut said = Vec::new();
         reader.read_to_end(&mut said).unwrap();

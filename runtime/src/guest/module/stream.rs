@@ -1,7 +1,7 @@
 //! What a standard stream or a descriptor of a program stands for, and how it is read and written: the same for every
 //! program that has it, so that those who share a file share its position.
 
-use super::pipe::{ReadEnd, WriteEnd};
+use crate::guest::process::pipe::{ReadEnd, WriteEnd};
 use crate::guest::stdio::{Input, Output};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -50,13 +50,52 @@ pub struct OpenFile {
 
 /// The container's standard input, which one program at a time reads.
 #[derive(Clone)]
-pub struct SharedInput(Arc<tokio::sync::Mutex<Pin<Box<dyn AsyncRead + Send + Sync>>>>);
+pub struct SharedInput(Arc<tokio::sync::Mutex<InputState>>);
+
+struct InputState {
+    source: Pin<Box<dyn AsyncRead + Send + Sync>>,
+    /// What was read because somebody asked whether there is anything; empty is the end.
+    ahead: Option<io::Result<Bytes>>,
+}
 
 impl SharedInput {
     /// Takes the input for everybody.
     #[must_use]
     pub fn new(input: &Input) -> Self {
-        Self(Arc::new(tokio::sync::Mutex::new(input.async_stream().into())))
+        Self(Arc::new(tokio::sync::Mutex::new(InputState { source: input.async_stream().into(), ahead: None })))
+    }
+
+    async fn read(&self, most: usize) -> io::Result<Vec<u8>> {
+        let mut input = self.0.lock().await;
+        match input.ahead.take() {
+            None => {
+                let mut bytes = vec![0; most];
+                let count = input.source.read(&mut bytes).await?;
+                bytes.truncate(count);
+                Ok(bytes)
+            }
+            Some(Ok(mut bytes)) => {
+                let taken = bytes.split_to(bytes.len().min(most));
+                if !bytes.is_empty() {
+                    input.ahead = Some(Ok(bytes));
+                }
+                Ok(taken.into())
+            }
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    /// Waits until there is something to read, or the end.
+    async fn ready(&self) {
+        let mut input = self.0.lock().await;
+        if input.ahead.is_none() {
+            let mut bytes = vec![0; 4096];
+            let read = input.source.read(&mut bytes).await;
+            input.ahead = Some(read.map(|count| {
+                bytes.truncate(count);
+                bytes.into()
+            }));
+        }
     }
 }
 
@@ -80,13 +119,7 @@ impl Stream {
             Self::Null => Ok(Vec::new()),
             Self::Reader(end) => Ok(end.read(most).await),
             Self::File(open) => open.read(most),
-            Self::Input(input) => {
-                let mut bytes = vec![0; most];
-                let mut input = input.0.lock().await;
-                let count = input.read(&mut bytes).await?;
-                bytes.truncate(count);
-                Ok(bytes)
-            }
+            Self::Input(input) => input.read(most).await,
             Self::Writer(_) | Self::Output(_) => Err(Errno::BADF.into()),
         }
     }
@@ -117,8 +150,10 @@ impl Stream {
 
     /// Waits until a read would not wait, as far as that can be told without reading.
     pub async fn ready_to_read(&self) {
-        if let Self::Reader(end) = self {
-            end.ready().await;
+        match self {
+            Self::Reader(end) => end.ready().await,
+            Self::Input(input) => input.ready().await,
+            _ => {}
         }
     }
 

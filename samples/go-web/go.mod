@@ -1,0 +1,3 @@
+module sampan/samples/go-web
+
+go 1.22
