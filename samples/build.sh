@@ -9,7 +9,7 @@ export LC_ALL=C
 cache=$(realpath -m "${SAMPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly guests=$cache/guests target=$cache/target tools=$cache/tools
-readonly names=(hello probe probe-component toolbox c go go-web serve web tcp p3 web3 python quickjs)
+readonly names=(hello probe probe-component toolbox c go go-web serve nginx web tcp p3 web3 python quickjs)
 
 # The recipe of each guest: `make_` and the first word is the function that follows it, the rest is what that is told.
 recipe() {
@@ -18,7 +18,7 @@ recipe() {
         probe-component) echo "rust probe command component" ;;
         tcp) echo "rust $1 command" ;;
         web) echo "rust $1 proxy" ;;
-        p3 | web3) echo "rust $1 reactor" ;;
+        nginx | p3 | web3) echo "rust $1 reactor" ;;
         go | go-web) echo "go $1" ;;
         c | python | quickjs) echo "$1" ;;
         *) fail "there is no sample $1, only: ${names[*]}" ;;

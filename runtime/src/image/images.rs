@@ -130,23 +130,33 @@ impl<'a> Images<'a> {
             (Err(_), Some(error)) => return Err(error),
             (Err(error), None) => return Err(error.into()),
         };
-        let (reference, warning) = match Aliases::load()?.find(&reference) {
-            None => (reference, None),
-            Some(Alias::Refused(advice)) => {
-                return Err(ImageError::NotForUs { name: reference.familiar(), advice });
-            }
-            Some(Alias::Means { reference: meant, note }) => {
-                let note = if note.is_empty() { note } else { format!(" ({note})") };
-                let warning = format!("{} is {} here{note}", reference.familiar(), meant.familiar());
-                (meant, Some(warning))
-            }
-        };
+        let aliases = Aliases::load()?;
+        let (asked, (reference, warning)) = (
+            reference.familiar(),
+            match aliases.find(&reference) {
+                None => (reference, None),
+                Some(Alias::Refused(advice)) => {
+                    return Err(ImageError::NotForUs { name: reference.familiar(), advice });
+                }
+                Some(Alias::Means { reference: meant, note }) => {
+                    let note = if note.is_empty() { note } else { format!(" ({note})") };
+                    let warning = format!("{} is {} here{note}", reference.familiar(), meant.familiar());
+                    (meant, Some(warning))
+                }
+            },
+        );
         if warning.is_some() && !anew {
             match self.find(&reference.to_string()) {
                 Ok(image) => return Ok(Resolved::Here { image: Box::new(image), warning }),
                 Err(ImageError::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
+        }
+        // What a name means may itself be nothing that a registry has.
+        if warning.is_some()
+            && let Some(Alias::Refused(advice)) = aliases.find(&reference)
+        {
+            return Err(ImageError::NotForUs { name: asked, advice });
         }
         Ok(Resolved::Elsewhere { reference, warning })
     }

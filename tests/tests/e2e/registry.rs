@@ -593,12 +593,15 @@ fn a_short_name_stands_for_what_the_aliases_say() {
         sampan(line).fails(code).stderr_has("gone for good");
     }
     sampan("pull ubuntu:24.04").fails(1).stderr_has("FROM scratch");
-    sampan("run --rm nginx").fails(125).stderr_has("`python -m http.server` in the image of samples/python");
+    for line in ["run --rm nginx", "run --rm nginx:1.29-alpine", "run --rm httpd", "create caddy:2"] {
+        sampan(line).fails(125).stderr_has("native server").stderr_has("samples/nginx");
+    }
     let context = Dir::context("FROM debian\n");
     sampan(&format!("build {context}")).fails(1).stderr_has("native Linux system");
     // An image that is here is what its name says.
     sampan("tag hello nginx").ok();
     sampan("run --rm nginx").ok().stdout_is(GREETING).stderr_is("");
+    sampan("run --rm nginx:1.29").ok().stdout_is(GREETING).stderr_has("nginx:1.29 is nginx:latest here");
     sampan("run --rm python:3.7").fails(125).stderr_has("python:3.7 is python:3.14 here");
     let broken = Dir::new().file("sampan/aliases.conf", "# fine\nalone\n");
     let failed = store.sampan("run nothing").env("XDG_CONFIG_HOME", broken.path()).fails(125);
