@@ -36,8 +36,10 @@ pub type Stdio = [Stream; 3];
 
 impl Surroundings {
     /// `holders` descriptors stand before those of the directories, for what is not the crate's.
-    fn builder(&self, holders: usize) -> wasmtime::Result<WasiCtxBuilder> {
+    fn builder(&self, holders: usize, blocking: bool) -> wasmtime::Result<WasiCtxBuilder> {
         let mut wasi = WasiCtxBuilder::new();
+        // Before the directories, which take it over as it is.
+        wasi.allow_blocking_current_thread(blocking);
         wasi.args(&self.grants.args).initial_cwd(&self.grants.cwd);
         for variable in &self.grants.env {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
@@ -60,8 +62,8 @@ impl Surroundings {
         Ok(wasi)
     }
 
-    fn with_streams(&self) -> wasmtime::Result<WasiCtxBuilder> {
-        let mut wasi = self.builder(0)?;
+    fn with_streams(&self, blocking: bool) -> wasmtime::Result<WasiCtxBuilder> {
+        let mut wasi = self.builder(0, blocking)?;
         if let Some([input, output, error]) = &self.stdio {
             wasi.stdin(input.clone()).stdout(output.clone()).stderr(error.clone());
             return Ok(wasi);
@@ -79,7 +81,7 @@ impl Surroundings {
     /// When a directory cannot be opened.
     pub fn module_state(&self) -> wasmtime::Result<WasiP1Ctx> {
         // A command has its thread to itself, so it may as well wait there for a file.
-        Ok(self.with_streams()?.allow_blocking_current_thread(true).build_p1())
+        Ok(self.with_streams(true)?.build_p1())
     }
 
     /// The same for a module whose streams are not the crate's, nor the first `listeners` descriptors behind them.
@@ -87,7 +89,7 @@ impl Surroundings {
     /// # Errors
     /// When a directory cannot be opened.
     pub fn own_descriptors_state(&self, listeners: usize) -> wasmtime::Result<WasiP1Ctx> {
-        Ok(self.builder(listeners)?.allow_blocking_current_thread(true).build_p1())
+        Ok(self.builder(listeners, true)?.build_p1())
     }
 
     /// The state of a component's instance.
@@ -96,7 +98,7 @@ impl Surroundings {
     /// When a directory cannot be opened.
     pub fn component_state(self: &Arc<Self>, blocking: bool) -> wasmtime::Result<ComponentState> {
         Ok(ComponentState {
-            wasi: self.with_streams()?.allow_blocking_current_thread(blocking).build(),
+            wasi: self.with_streams(blocking)?.build(),
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
             hooks: Outgoing { surroundings: Arc::clone(self) },
