@@ -8,7 +8,10 @@ export LC_ALL=C
 
 cache=$(realpath -m "${SAMPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
-readonly guests=$cache/guests target=$cache/target tools=$cache/tools
+readonly guests=$cache/guests tools=$cache/tools
+# Two clones may have the same crate with other sources, and cargo would take the one's module for the other's.
+target=$cache/target/$(printf '%s' "$PWD" | sha256sum | cut -c1-12)
+readonly target
 readonly names=(hello probe probe-component toolbox c go go-web serve nginx web tcp p3 web3 python quickjs)
 
 # The recipe of each guest: `make_` and the first word is the function that follows it, the rest is what that is told.

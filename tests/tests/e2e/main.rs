@@ -33,6 +33,7 @@ mod listing;
 mod logs;
 #[cfg(test)]
 mod network;
+#[cfg(test)]
 mod nginx;
 #[cfg(test)]
 mod ports;
