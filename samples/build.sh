@@ -12,7 +12,7 @@ readonly guests=$cache/guests tools=$cache/tools
 # Two clones may have the same crate with other sources, and cargo would take the one's module for the other's.
 target=$cache/target/$(printf '%s' "$PWD" | sha256sum | cut -c1-12)
 readonly target
-readonly names=(hello probe probe-component toolbox c go go-web serve nginx web tcp p3 web3 python quickjs)
+readonly names=(hello hello-http probe probe-component toolbox c go go-web serve nginx web tcp p3 web3 python quickjs)
 
 # The recipe of each guest: `make_` and the first word is the function that follows it, the rest is what that is told.
 recipe() {
@@ -20,7 +20,7 @@ recipe() {
         hello | probe | serve | toolbox) echo "rust $1 module" ;;
         probe-component) echo "rust probe command component" ;;
         tcp) echo "rust $1 command" ;;
-        web) echo "rust $1 proxy" ;;
+        hello-http | web) echo "rust $1 proxy" ;;
         nginx | p3 | web3) echo "rust $1 reactor" ;;
         go | go-web) echo "go $1" ;;
         c | python | quickjs) echo "$1" ;;
@@ -55,7 +55,7 @@ make_rust() {
     fi
     "${cargo[@]}" --config "target.wasm32-wasip1.rustflags=[$flags]" build --quiet --release --locked \
         --target wasm32-wasip1 --target-dir "$target/guests" --package "$crate" --features "$feature"
-    local module=$target/guests/wasm32-wasip1/release/$crate.wasm
+    local module=$target/guests/wasm32-wasip1/release/${crate//-/_}.wasm
     if [[ $adapter == module ]]; then
         cp "$module" "$out"
     else

@@ -95,7 +95,11 @@ fn big(out: ResponseOutparam, bytes: u64) {
     reply(out, 200, "application/octet-stream", Some(bytes as usize), |body| {
         let mut left = bytes as usize;
         while left > 0 {
-            left -= body.write(&block[..left.min(block.len())])?;
+            match body.write(&block[..left.min(block.len())])? {
+                // The client has gone.
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => left -= written,
+            }
         }
         Ok(())
     });
