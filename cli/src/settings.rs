@@ -1,13 +1,15 @@
 //! The flags of `run` and `create` → the runtime's settings.
 
 use crate::commands::pull::Policy;
+use crate::format::time::parse_go_duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::{Join, MountRequest, MountSource, Settings, id};
-use sampan_runtime::grants::{Network, Port, Publish, Rule};
+use sampan_runtime::grants::{Http, Network, Port, Publish, Rule};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What a container can be told, as Docker names it.
 #[derive(Debug, Args)]
@@ -48,6 +50,21 @@ pub struct ContainerFlags {
     /// Let the container start programs of its image, as a shell does
     #[arg(long)]
     allow_spawn: bool,
+    /// How long an HTTP request may stand still: 30s, 10m; 0 is for ever
+    #[arg(long, value_name = "DURATION", value_parser = http_timeout)]
+    http_timeout: Option<Duration>,
+    /// How many instances an HTTP service may have at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Http::MOST_INSTANCES)))]
+    http_max_instances: Option<u32>,
+    /// How many requests one instance of an HTTP service answers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    http_reuse: Option<u32>,
+    /// Bytes that the body of an HTTP request may have
+    #[arg(long, value_name = "BYTES")]
+    http_max_body: Option<u64>,
+    /// Write a line for each HTTP request to the container's log
+    #[arg(long)]
+    http_access_log: bool,
     /// Let the container's root not be written
     #[arg(long)]
     read_only: bool,
@@ -122,6 +139,14 @@ impl ContainerFlags {
             self.publish.iter().map(|p| Publish::parse(p)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
         let volumes = self.volume.iter().map(|v| parse_volume(v));
         let mounts = self.mount.iter().map(|m| parse_mount(m));
+        let defaults = Http::default();
+        let http = Http {
+            timeout: self.http_timeout.unwrap_or(defaults.timeout),
+            max_instances: self.http_max_instances.unwrap_or(defaults.max_instances),
+            reuse: self.http_reuse,
+            max_body: self.http_max_body,
+            access_log: self.http_access_log,
+        };
         Ok(Settings {
             name: self.name,
             image: self.image,
@@ -141,6 +166,7 @@ impl ContainerFlags {
             auto_remove: self.rm,
             open_stdin: self.interactive,
             allow_spawn: self.allow_spawn,
+            http,
             stop_timeout: self.stop_timeout,
             module,
         })
@@ -163,6 +189,12 @@ fn connection(name: &str, aliases: Vec<String>, ip: Option<Ipv4Addr>) -> Result<
         }
         Err(_) => Ok((Network::Default, Some(Join { network: name.to_owned(), aliases, ip }))),
     }
+}
+
+/// `30s`, `1m30s`, `0`.
+fn http_timeout(text: &str) -> Result<Duration, String> {
+    let duration = parse_go_duration(text).map_err(|e| e.to_string())?;
+    Duration::try_from(duration).map_err(|_| format!("{text:?} is negative"))
 }
 
 fn absolute_workdir(dir: String) -> Result<String> {

@@ -1,16 +1,19 @@
 //! `sampan.v1`: what the Task API lacks.
 
 use crate::generated::sandbox::{
-    Container, Fence as FenceMessage, InspectRequest, InspectResponse, Port, VersionRequest, VersionResponse,
+    Bucket, Container, Fence as FenceMessage, HttpRequest, HttpResponse, InspectRequest, InspectResponse, Port,
+    VersionRequest, VersionResponse,
 };
 use crate::generated::sandbox_ttrpc::{Sandbox, create_sandbox};
 use crate::server::Busy;
+use crate::task::{of_sandbox, refuse};
 use async_trait::async_trait;
+use sampan_runtime::guest::service::figures::BOUNDS;
 use sampan_runtime::sandbox::{Fence, Keeper};
 use std::collections::HashMap;
 use std::sync::Arc;
-use ttrpc::Result;
 use ttrpc::asynchronous::{Service as Methods, TtrpcContext as Context};
+use ttrpc::{Code, Result};
 
 struct SideService {
     keeper: Keeper,
@@ -28,6 +31,26 @@ impl Sandbox for SideService {
         let _call = self.busy.call();
         let program = env!("CARGO_PKG_VERSION").to_owned();
         Ok(VersionResponse { service: 1, program, ..VersionResponse::default() })
+    }
+
+    async fn http(&self, _: &Context, request: HttpRequest) -> Result<HttpResponse> {
+        let _call = self.busy.call();
+        let counts = self.keeper.counts(&request.id).await.map_err(of_sandbox)?;
+        let counts = counts.ok_or_else(|| {
+            refuse(Code::FAILED_PRECONDITION, format!("container {} is no HTTP service that runs", request.id))
+        })?;
+        let bounds = BOUNDS.into_iter().chain([0]);
+        let bucket = |(up_to_us, count)| Bucket { up_to_us, count, ..Bucket::default() };
+        Ok(HttpResponse {
+            requests: counts.requests.into_iter().map(|(status, count)| (status.into(), count)).collect(),
+            latency: bounds.zip(counts.latency).map(bucket).collect(),
+            latency_sum_us: counts.latency_sum_us,
+            instances_in_use: counts.in_use,
+            instances_made: counts.instances,
+            instantiation_us: counts.instantiation_us,
+            connections: counts.connections,
+            ..HttpResponse::default()
+        })
     }
 
     async fn inspect(&self, _: &Context, _: InspectRequest) -> Result<InspectResponse> {

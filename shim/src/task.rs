@@ -34,11 +34,11 @@ pub(crate) fn services(keeper: &Keeper, store: &Store, busy: &Busy) -> HashMap<S
     v3.into_iter().chain(v2.into_iter().map(|(name, methods)| (name.replace(".v3.", ".v2."), methods))).collect()
 }
 
-fn refuse(code: Code, message: impl Into<String>) -> Error {
+pub(crate) fn refuse(code: Code, message: impl Into<String>) -> Error {
     Error::RpcStatus(ttrpc::get_status(code, message.into()))
 }
 
-fn of_sandbox(error: SandboxError) -> Error {
+pub(crate) fn of_sandbox(error: SandboxError) -> Error {
     let code = match &error {
         SandboxError::NoContainer(_) => Code::NOT_FOUND,
         SandboxError::Phase { .. } => Code::FAILED_PRECONDITION,

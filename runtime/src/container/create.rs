@@ -4,7 +4,7 @@ use super::life::Lease;
 use super::networks::NetworkRecord;
 use super::record::{Container, Joined, MountPoint, Record};
 use super::{ContainerError, Result, id, networks, volumes};
-use crate::grants::{BindGrant, Egress, Grants, Membership, Network, Port, Publish, RootGrant};
+use crate::grants::{BindGrant, Egress, Grants, Http, Membership, Network, Port, Publish, RootGrant};
 use crate::image::{Image, Images};
 use crate::rootfs;
 use crate::store::{Durability, Lock, Store, StoreError, files};
@@ -51,6 +51,8 @@ pub struct Settings {
     pub open_stdin: bool,
     /// Whether it may start programs of its own tree.
     pub allow_spawn: bool,
+    /// How its requests are answered, if it is an HTTP service.
+    pub http: Http,
     /// The grace period of `stop`, in seconds; Docker's 10 when `None`.
     pub stop_timeout: Option<u32>,
     /// A Wasm file that is the program, for a container without an image.
@@ -302,6 +304,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         auto_remove: settings.auto_remove,
         open_stdin: settings.open_stdin,
         allow_spawn: settings.allow_spawn,
+        http: settings.http.clone(),
         stop_timeout: settings.stop_timeout.unwrap_or(10),
         id,
     };
@@ -349,6 +352,7 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         egress: record.egress.clone(),
         stdin: record.open_stdin,
         spawn: record.allow_spawn,
+        http: record.http.clone(),
     }
 }
 

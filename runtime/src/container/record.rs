@@ -1,7 +1,7 @@
 //! What is written down of a container: `record.json` when it is made, `running.json` in the run directory while it
 //! runs, `ended.json` when it has ended.
 
-use crate::grants::{Address, Egress, Network, Port, Publish};
+use crate::grants::{Address, Egress, Http, Network, Port, Publish};
 use crate::sandbox::Fences;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -63,6 +63,9 @@ pub struct Record {
     /// Whether it may start programs of its own tree.
     #[serde(default)]
     pub allow_spawn: bool,
+    /// How its requests are answered, if it is an HTTP service.
+    #[serde(default)]
+    pub http: Http,
     /// The grace period of `stop`, in seconds.
     pub stop_timeout: u32,
 }

@@ -7,10 +7,12 @@
 mod address;
 pub mod capabilities;
 mod egress;
+mod http;
 mod ports;
 
 pub use address::{Address, AddressError};
 pub use egress::{Egress, Ports, Rule, RuleError};
+pub use http::Http;
 pub use ports::{Port, PortError, Protocol, Publish};
 
 use oci_spec::runtime::{Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder};
@@ -142,6 +144,8 @@ pub struct Grants {
     pub stdin: bool,
     /// Whether it may start programs of its own tree.
     pub spawn: bool,
+    /// How its requests are answered, if it is an HTTP service.
+    pub http: Http,
 }
 
 /// The annotations that carry what the OCI runtime specification has no field for.
@@ -189,6 +193,7 @@ impl Grants {
         note(annotation::EGRESS, self.egress.to_string());
         note(annotation::STDIN, if self.stdin { "true".into() } else { String::new() });
         note(annotation::SPAWN, if self.spawn { "true".into() } else { String::new() });
+        self.http.note(&mut note);
         let process = ProcessBuilder::default()
             .terminal(false)
             .args(self.args.clone())
@@ -261,6 +266,7 @@ impl Grants {
                 .map_err(unreadable(annotation::EGRESS))?,
             stdin: note(annotation::STDIN) == Some("true"),
             spawn: note(annotation::SPAWN) == Some("true"),
+            http: Http::read(note)?,
         })
     }
 
@@ -336,6 +342,7 @@ mod tests {
             egress: Egress::parse("*.example.com:443,10.0.0.0/8").unwrap(),
             stdin: true,
             spawn: true,
+            http: Http { access_log: true, ..Http::default() },
         }
     }
 

@@ -4,7 +4,7 @@
 //! Wasm file, standard output takes a line of JSON (the [`Description`]) and the compiled code, standard error says
 //! what is wrong.
 
-use super::engine::{Purpose, engine};
+use super::engine::{Purpose, Target, engine};
 use super::kind::{self, Description};
 use crate::sandbox::fence;
 use std::fs::File;
@@ -117,7 +117,8 @@ fn translate(bytes: &[u8]) -> Result<(Description, Vec<u8>), String> {
             bytes
         }
     };
-    let engine = engine(Purpose::Compile).map_err(|e| format!("cannot set up the compiler: {e:#}"))?;
+    let target = if is_component(wasm) { kind::target_of(wasm) } else { Target::General };
+    let engine = engine(Purpose::Compile(target)).map_err(|e| format!("cannot set up the compiler: {e:#}"))?;
     let invalid = |e: wasmtime::Error| format!("the Wasm is not valid: {e:#}");
     if is_component(wasm) {
         let component = Component::new(&engine, wasm).map_err(invalid)?;

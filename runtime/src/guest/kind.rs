@@ -1,7 +1,9 @@
 //! What a Wasm file is, from its imports and exports: what it can be run as, and what it can ask for.
 
+use super::engine::Target;
 use super::process;
 use serde::{Deserialize, Serialize};
+use wasmparser::{KnownCustom, Parser, Payload};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
@@ -57,6 +59,11 @@ pub struct Description {
 }
 
 impl Description {
+    /// What its code is compiled for.
+    pub(crate) fn target(&self) -> Target {
+        target(self.kind, &self.imports)
+    }
+
     /// Whether it can ask for other programs to be started.
     #[must_use]
     pub fn spawns(&self) -> bool {
@@ -172,7 +179,6 @@ pub fn of_module(module: &Module) -> Result<Description, KindError> {
 /// ProducersSection.md). None when it says nothing.
 #[must_use]
 pub fn languages(wasm: &[u8]) -> Vec<String> {
-    use wasmparser::{KnownCustom, Parser, Payload};
     let sections = Parser::new(0).parse_all(wasm).filter_map(|payload| match payload {
         Ok(Payload::CustomSection(section)) => match section.as_known() {
             KnownCustom::Producers(producers) => Some(producers),
@@ -185,6 +191,34 @@ pub fn languages(wasm: &[u8]) -> Vec<String> {
     values.map(|value| value.name.to_owned()).collect()
 }
 
+fn target(kind: Kind, imports: &[String]) -> Target {
+    // Interfaces of 0.3 have async functions, even where a service of 0.2 calls them.
+    let concurrent = imports.iter().any(|name| name.split_once('@').is_some_and(|(_, v)| v.starts_with("0.3")));
+    if kind == Kind::Http2 && !concurrent { Target::Fresh } else { Target::General }
+}
+
+/// What a component's code has to be compiled for, told before it is. What is no valid component is left to the
+/// compiler to say.
+#[must_use]
+pub fn target_of(component: &[u8]) -> Target {
+    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_u32);
+    for payload in Parser::new(0).parse_all(component) {
+        match payload {
+            Ok(Payload::ComponentImportSection(section)) if depth == 0 => {
+                imports.extend(section.into_iter().flatten().map(|import| import.name.name.to_owned()));
+            }
+            Ok(Payload::ComponentExportSection(section)) if depth == 0 => {
+                exports.extend(section.into_iter().flatten().map(|export| export.name.name.to_owned()));
+            }
+            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    kind_of(&exports).map_or(Target::General, |kind| target(kind, &imports))
+}
+
 /// Describes a compiled component.
 ///
 /// # Errors
@@ -192,20 +226,24 @@ pub fn languages(wasm: &[u8]) -> Vec<String> {
 pub fn of_component(engine: &Engine, component: &Component) -> Result<Description, KindError> {
     let shape = component.component_type();
     let exports: Vec<String> = shape.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
-    let kind = if has("wasi:http/handler@0.3") {
-        Kind::Http3
-    } else if has("wasi:http/incoming-handler@0.2") {
-        Kind::Http2
-    } else if has("wasi:cli/run@0.3") {
-        Kind::Command3
-    } else if has("wasi:cli/run@0.2") {
-        Kind::Command2
-    } else {
-        return Err(KindError::UnknownWorld { exports });
-    };
-    let imports = shape.imports(engine).map(|(name, _)| name.to_owned()).collect();
-    Ok(Description { kind, imports, exports, languages: Vec::new() })
+    let Some(kind) = kind_of(&exports) else { return Err(KindError::UnknownWorld { exports }) };
+    Ok(Description {
+        kind,
+        imports: shape.imports(engine).map(|(name, _)| name.to_owned()).collect(),
+        exports,
+        languages: Vec::new(),
+    })
+}
+
+fn kind_of(exports: &[String]) -> Option<Kind> {
+    const KINDS: [(&str, Kind); 4] = [
+        ("wasi:http/handler@0.3", Kind::Http3),
+        ("wasi:http/incoming-handler@0.2", Kind::Http2),
+        ("wasi:cli/run@0.3", Kind::Command3),
+        ("wasi:cli/run@0.2", Kind::Command2),
+    ];
+    let mut known = KINDS.iter();
+    known.find(|(prefix, _)| exports.iter().any(|name| name.starts_with(prefix))).map(|(_, kind)| *kind)
 }
 
 #[cfg(test)]
@@ -228,7 +266,7 @@ mod tests {
 
     #[test]
     fn modules_that_are_no_commands_are_told_apart() {
-        let engine = engine(Purpose::Compile).unwrap();
+        let engine = engine(Purpose::Compile(Target::General)).unwrap();
         let describe = |wat: &str| of_module(&Module::new(&engine, wat).unwrap());
         assert!(matches!(describe("(module)"), Err(KindError::NoStart { .. })));
         let foreign = describe(r#"(module (import "env" "f" (func)) (func (export "_start")))"#);
@@ -238,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_component_of_an_unknown_world_names_its_exports() {
-        let engine = engine(Purpose::Compile).unwrap();
+        let engine = engine(Purpose::Compile(Target::General)).unwrap();
         let wat = r#"(component (instance $i) (export "acme:x/y" (instance $i)))"#;
         let component = Component::new(&engine, wat).unwrap();
         let error = of_component(&engine, &component).unwrap_err().to_string();
@@ -260,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_module_that_takes_connections_is_a_server() {
-        let engine = engine(Purpose::Compile).unwrap();
+        let engine = engine(Purpose::Compile(Target::General)).unwrap();
         let wat = r#"(module (import "wasi_snapshot_preview1" "sock_accept" (func (param i32 i32 i32) (result i32)))
             (func (export "_start")))"#;
         let server = of_module(&Module::new(&engine, wat).unwrap()).unwrap();

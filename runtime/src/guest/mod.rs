@@ -15,7 +15,9 @@ pub mod state;
 pub mod stdio;
 
 pub use kind::{Description, Kind};
+pub use service::figures::Counts;
 
+use service::figures::Figures;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -58,13 +60,13 @@ enum Mapped {
 }
 
 impl Program {
-    /// Maps compiled code. To be called before the fences, which leave no file to open.
+    /// Maps compiled code. To be called before the fences, which leave no file to open. A service may have so many
+    /// instances at a time.
     ///
     /// # Errors
     /// When the code was made by another engine or for another machine.
-    pub fn map(file: &File, description: Description) -> wasmtime::Result<Self> {
-        let purpose = if description.kind.is_service() { engine::Purpose::Service } else { engine::Purpose::Command };
-        let engine = engine::engine(purpose)?;
+    pub fn map(file: &File, description: Description, instances: u32) -> wasmtime::Result<Self> {
+        let engine = engine::engine(purpose(&description, instances))?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let code = if description.kind == Kind::Module {
             // SAFETY: the file comes from the code cache, which takes only what our own compiler made, and checks it.
@@ -80,9 +82,8 @@ impl Program {
     ///
     /// # Errors
     /// As [`Program::map`].
-    pub fn copy(file: &File, description: Description) -> wasmtime::Result<Self> {
-        let purpose = if description.kind.is_service() { engine::Purpose::Service } else { engine::Purpose::Command };
-        let engine = engine::engine(purpose)?;
+    pub fn copy(file: &File, description: Description, instances: u32) -> wasmtime::Result<Self> {
+        let engine = engine::engine(purpose(&description, instances))?;
         let bytes = read_whole(file)?;
         let code = if description.kind == Kind::Module {
             // SAFETY: the file comes from the code cache, as in `map`.
@@ -130,6 +131,14 @@ impl Program {
     }
 }
 
+fn purpose(description: &Description, instances: u32) -> engine::Purpose {
+    if description.kind.is_service() {
+        engine::Purpose::Service(description.target(), instances)
+    } else {
+        engine::Purpose::Command
+    }
+}
+
 fn read_whole(mut file: &File) -> std::io::Result<Vec<u8>> {
     use std::io::{Read, Seek};
     let mut bytes = Vec::new();
@@ -162,6 +171,7 @@ struct ControlState {
     doors: OnceLock<Doors>,
     had_doors: OnceLock<bool>,
     hush: OnceLock<Hush>,
+    figures: OnceLock<Arc<Figures>>,
     ended: AtomicBool,
 }
 
@@ -216,6 +226,17 @@ impl Control {
     #[must_use]
     pub fn close_doors(&self) -> bool {
         *self.0.had_doors.get_or_init(|| self.0.doors.get().is_none_or(|doors| (doors.0)()))
+    }
+
+    /// Says where the guest's requests are counted.
+    fn count(&self, figures: &Arc<Figures>) {
+        let _ = self.0.figures.set(Arc::clone(figures));
+    }
+
+    /// What has been counted of an HTTP service; `None` for any other guest.
+    #[must_use]
+    pub fn counts(&self) -> Option<Counts> {
+        self.0.figures.get().map(|figures| figures.counts())
     }
 
     /// Says how the guest's output is closed when it is given up.

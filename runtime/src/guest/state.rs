@@ -97,21 +97,44 @@ impl Surroundings {
     /// # Errors
     /// When a directory cannot be opened.
     pub fn component_state(self: &Arc<Self>, blocking: bool) -> wasmtime::Result<ComponentState> {
-        Ok(ComponentState {
-            wasi: self.with_streams(blocking)?.build(),
+        Ok(self.component_state_with(self.context(blocking)?))
+    }
+
+    /// What an instance of a component is told of the world. Nothing in it changes with what an instance does, so one
+    /// instance after another can have it; making it opens each directory.
+    ///
+    /// # Errors
+    /// When a directory cannot be opened.
+    pub fn context(&self, blocking: bool) -> wasmtime::Result<Box<WasiCtx>> {
+        Ok(Box::new(self.with_streams(blocking)?.build()))
+    }
+
+    /// The state of a component's instance, with a context of these surroundings.
+    #[must_use]
+    pub fn component_state_with(self: &Arc<Self>, wasi: Box<WasiCtx>) -> ComponentState {
+        ComponentState {
+            wasi,
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
             hooks: Outgoing { surroundings: Arc::clone(self) },
-        })
+        }
     }
 }
 
 /// The data of a component's store.
 pub struct ComponentState {
-    wasi: WasiCtx,
+    wasi: Box<WasiCtx>,
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Outgoing,
+}
+
+impl ComponentState {
+    /// The context, for another instance.
+    #[must_use]
+    pub fn into_context(self) -> Box<WasiCtx> {
+        self.wasi
+    }
 }
 
 impl std::fmt::Debug for ComponentState {
@@ -159,5 +182,15 @@ impl WasiHttpHooks for Outgoing {
             // The connection moves by itself, so there is nothing that the guest has to wait for.
             Ok((response, Box::new(async { Ok(()) }) as Sending))
         })
+    }
+
+    // The same MiB on its way to a client as the crate's default, in more and smaller writes: a guest that writes its
+    // answer in a few pieces has ended before the first of them leaves.
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        15
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        64 << 10
     }
 }

@@ -321,7 +321,7 @@ pub(super) fn localhost(like: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grants::RootGrant;
+    use crate::grants::{Http, RootGrant};
     use futures::FutureExt;
 
     fn view(network: Network, publish: &str, expose: &str) -> View {
@@ -338,6 +338,7 @@ mod tests {
             published: if publish.is_empty() { vec![] } else { Publish::parse(publish).unwrap() },
             exposed: expose.split_terminator(',').map(|p| p.parse().unwrap()).collect(),
             egress: Egress::default(),
+            http: Http::default(),
             stdin: false,
             spawn: false,
         };

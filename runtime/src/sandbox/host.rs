@@ -48,7 +48,7 @@ pub(super) fn run(
     allow_many_files();
     keep_only(&socket, &first);
     // Mapping code needs a path, and after the fences there is none.
-    let program = Program::map(&first.code, first.description.clone());
+    let program = Program::map(&first.code, first.description.clone(), first.grants.http.max_instances);
     let mut first = Some((first, program));
     // In a static program the random number generator finds no getrandom(2) by name and opens /dev/urandom; it keeps it.
     drop(wasmtime_wasi::WasiCtxBuilder::new());
@@ -67,6 +67,10 @@ pub(super) fn run(
             Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
             Ok(Some((Order::Rest, _))) => super::rest(),
+            Ok(Some((Order::Count(id), _))) => {
+                let counts = running.get(&id).and_then(Control::counts);
+                report(&socket, &Report::Counted { id, counts });
+            }
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
                 Ok((launch, program)) => start(launch, program, &asking, &mut running),
@@ -165,7 +169,7 @@ fn joined(order: wire::RunOrder, fds: Vec<OwnedFd>) -> Result<(Launch, wasmtime:
         .zip(fds)
         .map(|((publish, address), socket)| Reservation::from_parts(publish, address, socket))
         .collect();
-    let program = Program::copy(&code, description.clone());
+    let program = Program::copy(&code, description.clone(), grants.http.max_instances);
     Ok((Launch { id, grants, preopens, description, code, output, input, reserved }, program))
 }
 

@@ -5,7 +5,7 @@ use super::log::{self, Attach};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
 use crate::grants::Port;
-use crate::guest::KILLED;
+use crate::guest::{Counts, KILLED};
 use crate::network::peers;
 use crate::network::reserve::reserve;
 use crate::rootfs;
@@ -113,6 +113,8 @@ struct Kept {
     answers: Answers,
     /// That its peers know it.
     peers: Option<peers::Registered>,
+    /// What was counted of its requests, and how often that was asked for.
+    counted: (u64, Option<Counts>),
 }
 
 type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, Attach);
@@ -145,6 +147,7 @@ impl Keeper {
             pump: Some(pump(output, bundle, attach)?),
             answers,
             peers,
+            counted: (0, None),
         };
         let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
         Ok(Self(Arc::new(Inner {
@@ -221,9 +224,18 @@ impl Keeper {
         };
         let id = entry.id.clone();
         let answers = Answers::new(entry.store.clone(), entry.grants.egress.clone(), entry.network.clone());
-        state
-            .containers
-            .insert(id, Kept { snapshot, killed: false, waiting: Some(entry), pump: None, answers, peers: None });
+        state.containers.insert(
+            id,
+            Kept {
+                snapshot,
+                killed: false,
+                waiting: Some(entry),
+                pump: None,
+                answers,
+                peers: None,
+                counted: (0, None),
+            },
+        );
         Ok(())
     }
 
@@ -365,6 +377,35 @@ impl Keeper {
         self.until(id, |s| s.settled && matches!(s.phase, Phase::Ended(_))).await
     }
 
+    /// What has been counted of an HTTP service's requests since its start; `None` for any other container, and for
+    /// one that has ended.
+    ///
+    /// # Errors
+    /// When it is not in this sandbox.
+    pub async fn counts(&self, id: &str) -> Result<Option<Counts>, SandboxError> {
+        let mut changes = self.0.changed.subscribe();
+        let asked = self.counted(id)?.0;
+        if matches!(self.look(id)?.phase, Phase::Created | Phase::Ended(_)) {
+            return Ok(None);
+        }
+        let _ = wire::send(self.0.socket.as_fd(), &Order::Count(id.to_owned()), &[]);
+        loop {
+            let (answered, counts) = self.counted(id)?;
+            if answered > asked || matches!(self.look(id)?.phase, Phase::Ended(_)) {
+                return Ok(counts);
+            }
+            if changes.changed().await.is_err() {
+                return Err(SandboxError::Gone);
+            }
+        }
+    }
+
+    fn counted(&self, id: &str) -> Result<(u64, Option<Counts>), SandboxError> {
+        let state = self.state();
+        let kept = state.containers.get(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
+        Ok(kept.counted.clone())
+    }
+
     /// Says that a container's end is written down.
     pub fn settle(&self, id: &str) {
         if let Some(kept) = self.state().containers.get_mut(id) {
@@ -467,6 +508,11 @@ impl Keeper {
                 if let Some(peers) = self.state().containers.get_mut(&id).and_then(|kept| kept.peers.as_mut()) {
                     // What cannot be written down is not found; the run directory is in memory, and small.
                     let _ = peers.listens(peers::Listener { protocol, port, real });
+                }
+            }
+            Report::Counted { id, counts } => {
+                if let Some(kept) = self.state().containers.get_mut(&id) {
+                    kept.counted = (kept.counted.0 + 1, counts);
                 }
             }
             Report::Ended { id, code, message } => self.end(&id, code, message),

@@ -206,7 +206,14 @@ fn ours(record: &Record, status: &Status) -> Value {
         Status::Running(running) => running.keeper,
         _ => 0,
     };
-    let grants = json!({ "AllowNet": record.egress, "Spawn": record.allow_spawn });
+    let http = json!({
+        "TimeoutMs": record.http.timeout.as_millis(),
+        "MaxInstances": record.http.max_instances,
+        "Reuse": record.http.reuse,
+        "MaxBody": record.http.max_body,
+        "AccessLog": record.http.access_log,
+    });
+    let grants = json!({ "AllowNet": record.egress, "Spawn": record.allow_spawn, "Http": http });
     json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Fences": shown.map(fences) })
 }
 
@@ -225,7 +232,7 @@ fn fences(fences: Fences) -> Value {
 mod tests {
     use super::*;
     use sampan_runtime::container::{Ended, Running};
-    use sampan_runtime::grants::{Egress, Network, Publish};
+    use sampan_runtime::grants::{Egress, Http, Network, Publish};
 
     fn record() -> Record {
         Record {
@@ -255,6 +262,7 @@ mod tests {
             auto_remove: true,
             open_stdin: false,
             allow_spawn: false,
+            http: Http::default(),
             stop_timeout: 10,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::grants::{Egress, Grants, Network, RootGrant};
-use crate::guest::engine::{Purpose, engine};
+use crate::guest::engine::{Purpose, Target, engine};
 use crate::guest::stdio::Pipe;
 use crate::guest::{Ending, command, kind};
 use crate::network::View;
@@ -23,7 +23,7 @@ struct Compiler(PathBuf);
 
 fn code_of(dir: &std::path::Path, wasm: &[u8]) -> Result<(File, Description), LoadError> {
     let refused = |e: String| LoadError::Refused(e);
-    let compiler = engine(Purpose::Compile).unwrap();
+    let compiler = engine(Purpose::Compile(Target::General)).unwrap();
     let module = Module::new(&compiler, wasm).map_err(|e| refused(e.to_string()))?;
     let description = kind::of_module(&module).map_err(|e| refused(e.to_string()))?;
     // What is mapped must not be written again.
@@ -75,6 +75,7 @@ impl Place {
             egress: Egress::default(),
             stdin: false,
             spawn,
+            http: crate::grants::Http::default(),
         };
         let (mut reader, writer) = {
             let (reader, writer) = rustix::pipe::pipe().unwrap();

@@ -217,6 +217,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         egress: ground.egress.clone(),
         stdin: false,
         spawn: true,
+        http: grants::Http::default(),
     };
     let code = code::prepare(ground.store, &ground.program).map_err(|e| cannot(&e))?;
     let place = ground.store.run_dir()?.join("build");

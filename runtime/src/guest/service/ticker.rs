@@ -1,0 +1,52 @@
+//! The clock by which guests that compute let others go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+use wasmtime::Engine;
+
+/// How often guests that compute are asked to let others go on.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// Moves the epoch on while guests run, so that one that computes does not keep the thread from the others.
+pub(super) struct Ticker {
+    running: Arc<AtomicUsize>,
+    thread: Thread,
+}
+
+impl Ticker {
+    pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
+        let running = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&running);
+        let thread = std::thread::Builder::new().name("ticker".into()).stack_size(64 << 10).spawn(move || {
+            loop {
+                if count.load(Ordering::SeqCst) == 0 {
+                    // Nothing runs: no wake-ups until something does.
+                    std::thread::park();
+                } else {
+                    std::thread::sleep(TICK);
+                    engine.increment_epoch();
+                }
+            }
+        })?;
+        Ok(Self { running, thread: thread.thread().clone() })
+    }
+
+    /// Counts one guest for as long as it runs.
+    pub(super) fn run(self: &Arc<Self>) -> Running {
+        if self.running.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.thread.unpark();
+        }
+        Running(Arc::clone(self))
+    }
+}
+
+/// A guest that runs.
+pub(super) struct Running(Arc<Ticker>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
