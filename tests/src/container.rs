@@ -66,6 +66,14 @@ impl<'a> Container<'a> {
         self.store.sampan(format!("logs {self}")).ok()
     }
 
+    /// What the runtime has to say of it.
+    #[track_caller]
+    #[must_use]
+    pub fn diagnostics(&self) -> String {
+        let file = self.store.root().join("containers").join(self.id()).join("diagnostics.log");
+        std::fs::read_to_string(file).unwrap_or_default()
+    }
+
     /// Waits until its log has this.
     #[track_caller]
     pub fn says(&self, text: &str) {

@@ -119,6 +119,18 @@ impl Http {
         std::thread::spawn(move || writer.write_all(&body));
     }
 
+    /// Sends bytes as they are.
+    #[track_caller]
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).or_fail("cannot send");
+    }
+
+    /// Reads an answer; `None` when the connection ends before it is whole.
+    #[must_use]
+    pub fn answer_or_end(&mut self) -> Option<Response> {
+        self.try_answer().ok()
+    }
+
     /// Reads an answer.
     #[track_caller]
     #[must_use]

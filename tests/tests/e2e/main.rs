@@ -20,6 +20,12 @@ mod fences;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod http_faults;
+#[cfg(test)]
+mod http_instances;
+#[cfg(test)]
+mod http_limits;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod languages;

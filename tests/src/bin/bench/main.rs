@@ -1,9 +1,11 @@
 //! The speed tables of `SPECIFICATION.md`: whole commands, interleaved in one run, so that a drifting machine drifts for
 //! all of them; what counts is the ratio. Peers stand beside ours when the machine has them.
 //!
-//! `make bench`, or `bench [ROUNDS]`.
+//! `make bench`, or `bench [ROUNDS]`, or `bench http [SECONDS]`.
 
 mod builds;
+mod http;
+mod native;
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
@@ -11,12 +13,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 fn main() -> Result<()> {
-    let rounds = std::env::args().nth(1).map_or(Ok(40), |n| n.parse()).context("ROUNDS is a number")?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |n: usize, usual| args.get(n).map_or(Ok(usual), |n| n.parse()).context("a number was wanted");
+    match args.first().map(String::as_str) {
+        Some("native") => return native::serve(args.get(1).context("an address was wanted")?.parse()?),
+        Some("http") => return http::http(&Bench::new()?, u32::try_from(number(1, 5)?)?),
+        _ => {}
+    }
+    let rounds = number(0, 40)?;
     let bench = Bench::new()?;
     let begun = Instant::now();
     bench.starts("Start, in an empty store", rounds)?;
     bench.memory()?;
     bench.stop()?;
+    http::http(&bench, 5)?;
     builds::builds(&bench, rounds.min(10))?;
     bench.pull()?;
     bench.fill(1000, 100)?;
