@@ -1,8 +1,8 @@
 //! Running a service: the sandbox's own HTTP server calls the guest, and an idle service holds no instance.
 //!
 //! connection → request → an instance → answer. A guest of WASI 0.2 runs in the task of its request's connection
-//! ([`answer`], [`instances`]); those of 0.3, one instance of which answers several requests at a time, have tasks of
-//! their own ([`shared`]).
+//! (`answer`, `instances`); those of 0.3, one instance of which answers several requests at a time, have tasks of
+//! their own (`shared`).
 
 mod access;
 mod answer;
