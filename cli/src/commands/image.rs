@@ -7,9 +7,10 @@ use crate::format::table::align;
 use anyhow::{Result, anyhow};
 use clap::Args;
 use sampan_runtime::container::{locate_in_image, program_of};
+use sampan_runtime::grants::Egress;
 use sampan_runtime::grants::capabilities::{self, Capability};
 use sampan_runtime::guest::code;
-use sampan_runtime::image::Images;
+use sampan_runtime::image::{Image, Images};
 use sampan_runtime::store::Store;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ struct Capabilities {
     kind: String,
     imports: Vec<Capability>,
     exports: Vec<Capability>,
+    wishes: Vec<String>,
 }
 
 impl ImageInspectArgs {
@@ -63,6 +65,16 @@ impl ImageInspectArgs {
     }
 }
 
+/// The label by which an image says whom its program calls. It is shown, and grants nothing.
+const WISH: &str = "dev.sampan.allow-net";
+
+/// The flags that an image's labels wish for.
+fn wishes(image: &Image) -> Vec<String> {
+    let labels = image.config.config().as_ref().and_then(|config| config.labels().clone()).unwrap_or_default();
+    let wish = labels.get(WISH).and_then(|rules| Egress::parse(rules).ok()).filter(|rules| !rules.is_empty());
+    wish.map(|rules| format!("--allow-net {rules}")).into_iter().collect()
+}
+
 impl Capabilities {
     fn of(store: &Store, name: &str) -> Result<Self> {
         let image = Images::new(store).find(name)?;
@@ -82,6 +94,7 @@ impl Capabilities {
             kind: description.kind.to_string(),
             imports: capabilities::imports(&description),
             exports: capabilities::exports(&description),
+            wishes: wishes(&image),
         })
     }
 
@@ -95,7 +108,12 @@ impl Capabilities {
         let mut offered = "EXPORTS\tWHAT IT IS\tWHAT USES IT\n".to_owned();
         offered.extend(self.exports.iter().map(row));
         let exports = if self.exports.is_empty() { String::new() } else { format!("\n{}", align(&offered)) };
-        format!("{}: {} ({})\n\n{}{exports}", self.image, self.program, self.kind, align(&table))
+        let wishes: String = self
+            .wishes
+            .iter()
+            .map(|wish| format!("\nIt wishes for {wish}, which is granted by that flag alone.\n"))
+            .collect();
+        format!("{}: {} ({})\n\n{}{exports}{wishes}", self.image, self.program, self.kind, align(&table))
     }
 
     fn object(&self) -> Value {
@@ -109,6 +127,7 @@ impl Capabilities {
             "Kind": self.kind,
             "Imports": list(&self.imports),
             "Exports": list(&self.exports),
+            "Wishes": self.wishes,
         })
     }
 }

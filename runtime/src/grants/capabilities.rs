@@ -16,7 +16,7 @@ pub struct Capability {
 
 const ALWAYS: &str = "always";
 const FILES: &str = "its own root always; host directories by -v and --mount; --read-only narrows it";
-const SOCKETS: &str = "its own loopback always; ports by -p, --expose and EXPOSE; other hosts never in this version";
+const SOCKETS: &str = "its own loopback always; ports by -p, --expose and EXPOSE; others by --network and --allow-net";
 const LISTENERS: &str = "a listening socket for each port of -p, --expose and EXPOSE";
 const NOBODY: &str = "nothing: sampan does not provide it, and a start is refused";
 

@@ -12,6 +12,7 @@
 //! outside   what a sandbox has to ask of its keeper: names, certificates, peers
 //! sockets   puts the view between the guest and wasmtime-wasi's sockets; names does so for look-up
 //! http      outgoing requests
+//! splice    further addresses of a published port
 //! ```
 
 pub mod http;
@@ -21,6 +22,7 @@ pub mod peers;
 mod reach;
 pub mod reserve;
 pub mod sockets;
+mod splice;
 mod view;
 
 pub use view::{Tell, View};

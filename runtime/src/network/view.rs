@@ -1,7 +1,7 @@
 //! What one container sees of the network: the addresses that it knows, beside the real ones.
 
 use super::outside::Outside;
-use super::{Bound, Denied, Event, http, reserve};
+use super::{Bound, Denied, Event, http, reserve, splice};
 use crate::grants::{Address, Egress, Grants, Network, Port, Ports, Protocol, Publish};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -161,17 +161,27 @@ impl View {
         }
     }
 
-    /// The publication of a port that fits the guest's address family; a second address of the same port is spliced
-    /// by the network issue.
+    /// The first publication of a port that fits the guest's address family.
     fn published_at(&self, port: Port, ip: IpAddr) -> Option<&Publish> {
         let fits = |p: &&Publish| p.port == port && p.host.is_ipv4() == ip.is_ipv4();
         if self.0.network == Network::None { None } else { self.0.published.iter().find(fits) }
     }
 
-    /// Remembers what a bind became.
+    /// Remembers what a bind became. What comes to further addresses of the port goes there too.
     pub fn bound(&self, bound: Bound) {
         let mut state = self.state();
         state.reserved.retain(|r| r.address != bound.real);
+        let port = Port { number: bound.guest.port(), protocol: Protocol::Tcp };
+        let further = |r: &mut reserve::Reservation| r.publish.port == port;
+        if bound.protocol == Protocol::Tcp && !bound.guest.ip().is_loopback() {
+            for reservation in state.reserved.extract_if(.., further) {
+                let address = reservation.address;
+                let ip = if bound.real.ip().is_unspecified() { localhost(bound.real.ip()) } else { bound.real.ip() };
+                if let Err(e) = splice::start(reservation, SocketAddr::new(ip, bound.real.port())) {
+                    self.tell(&Event::Failed(format!("cannot listen at {address} for port {port}: {e}")));
+                }
+            }
+        }
         state.bound.retain(|b| b.guest != bound.guest || b.protocol != bound.protocol);
         state.bound.push(bound);
         drop(state);

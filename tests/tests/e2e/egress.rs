@@ -248,6 +248,23 @@ fn what_was_granted_is_shown_and_what_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn diagnostics_are_shown_and_an_image_can_wish() {
+    let store = Store::fresh(&["tcp"]);
+    store.sampan("run --name box --allow-net 127.0.0.0/8 tcp connect 10.0.0.1:80").fails(1);
+    let denied = "connection to 10.0.0.1:80 denied: allow it with --allow-net 10.0.0.1:80\n";
+    store.sampan("logs --diagnostics box").ok().stdout_is(denied);
+    store.sampan("logs --diagnostics --tail 0 box").ok().stdout_is("");
+    assert!(store.sampan("logs --diagnostics -t box").ok().stdout.starts_with("20"));
+    store.sampan("logs --diagnostics -f box").fails(125).stderr_has("cannot be used with");
+    store.build_from("wish", &Dir::context("FROM tcp\nLABEL dev.sampan.allow-net=api.example.com:443\n"));
+    let told = store.sampan("image inspect --capabilities wish").ok();
+    told.stdout_has("It wishes for --allow-net api.example.com:443");
+    // A wish grants nothing.
+    let run = store.sampan("run --rm wish connect api.example.com:443").fails(1);
+    run.stderr_has("look-up of \"api.example.com\" denied");
+}
+
+#[test]
 fn run_of_a_build_calls_public_addresses_and_says_whom() {
     if lacks(NETWORK) {
         return;

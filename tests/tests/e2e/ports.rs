@@ -27,6 +27,21 @@ fn tcp_echoes_through_a_published_port() {
 }
 
 #[test]
+fn a_port_can_be_published_at_several_addresses() {
+    let store = Store::shared(&["tcp", "p3"]);
+    let ports = [free_port(), free_port(), free_port()];
+    let flags: String = ports.iter().map(|port| format!("-p 127.0.0.1:{port}:7000 ")).collect();
+    for guest in ["tcp", "p3 tcp"] {
+        let container = listening(store.detached(format!("{flags} {guest}")));
+        for port in ports {
+            let long = port.to_string().repeat(100_000);
+            assert!(net::exchange(port, long.as_bytes()) == long.as_bytes(), "{guest} at {port}");
+        }
+        store.sampan(format!("rm -f {container}")).ok();
+    }
+}
+
+#[test]
 fn many_peers_are_served_at_once() {
     let store = Store::shared(&["tcp"]);
     let tcp = listening(store.detached("-p 7000 tcp"));

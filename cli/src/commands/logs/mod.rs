@@ -4,8 +4,9 @@ mod follow;
 mod read;
 
 use crate::Context;
+use crate::commands::filter;
 use crate::format::time::parse_since;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use follow::Watch;
 use jiff::Timestamp;
@@ -35,6 +36,9 @@ pub struct LogsArgs {
     /// Show what is not younger
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    /// Show what the runtime has to say instead: what it was denied, and whom it has called
+    #[arg(long, conflicts_with_all = ["follow", "since", "until"])]
+    diagnostics: bool,
     /// Name or id
     container: String,
 }
@@ -47,6 +51,9 @@ impl LogsArgs {
         let tail = lines_of_tail(&self.tail)?;
         let store = context.store()?;
         let found = container::find(&store, &self.container)?;
+        if self.diagnostics {
+            return diagnostics(&found, tail, self.timestamps);
+        }
         let reader = Reader::new(log::place(&found.dir), tail);
         let printed =
             if self.follow { follow(&store, &found, reader, &mut printer) } else { all(reader, &mut printer) };
@@ -56,6 +63,21 @@ impl LogsArgs {
             other => Ok(other.map(|()| ExitCode::SUCCESS)?),
         }
     }
+}
+
+/// `--diagnostics`: lines that each begin with their time.
+fn diagnostics(found: &Container, tail: Option<usize>, timestamps: bool) -> Result<ExitCode> {
+    let file = log::diagnostics_place(&found.dir);
+    let text = match std::fs::read_to_string(&file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        other => other.with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let skipped = tail.map_or(0, |tail| text.lines().count().saturating_sub(tail));
+    let shown = text.lines().skip(skipped).map(|line| match line.split_once(' ') {
+        Some((_, said)) if !timestamps => said,
+        _ => line,
+    });
+    filter::print(&shown.map(|line| format!("{line}\n")).collect::<String>())
 }
 
 /// How many lines `--tail` means; none for all.
