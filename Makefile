@@ -6,7 +6,7 @@ export SAMPAN_BIN := $(CURDIR)/target/$(HOST)/release/sampan
 CARGO_FLAGS := --release --locked
 FUZZ_SECONDS ?= 120
 
-.PHONY: demo build samples guests test test-long fuzz bench lint doc setup clean
+.PHONY: demo build samples guests test test-long fuzz bench hot lint doc setup clean
 
 ## Build everything, then show a sandboxed web service from its Dockerfile to its answer
 demo: build
@@ -44,7 +44,11 @@ fuzz:
 
 ## The speed tables, with whichever peers this machine has beside ours
 bench: guests build
-	cargo run $(CARGO_FLAGS) -p sampan-tests --bin bench
+	cargo run $(CARGO_FLAGS) --bin bench
+
+## Find out anew which functions a start runs, so that the linker puts them side by side (some minutes)
+hot: guests build
+	cargo run $(CARGO_FLAGS) --bin hot
 
 lint: setup
 	cargo fmt --all --check
