@@ -5,6 +5,7 @@ use super::process::{self, Processes};
 use super::state::Surroundings;
 use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
 use crate::grants::Protocol;
+use crate::network::own;
 use rustix::net::{Shutdown, shutdown};
 use std::sync::{Arc, Weak};
 use wasmtime::{Linker, Store, UpdateDeadline};
@@ -209,19 +210,9 @@ fn close_doors(surroundings: &Surroundings) -> bool {
     any
 }
 
-/// Ends a listening socket of this process; whoever waits on it sees an error. The engine keeps the descriptor to
-/// itself, so it is found by its address.
+/// Ends a listening socket of this process; whoever waits on it sees an error.
 fn close_listener(address: std::net::SocketAddr) -> bool {
-    use rustix::net::{getsockname, sockopt};
-    let mut found = false;
-    for number in 3..1024 {
-        // SAFETY: the descriptor is only looked at during this call, and each call says itself whether it is open.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-        if sockopt::socket_acceptconn(fd) == Ok(true)
-            && getsockname(fd).ok().and_then(|a| a.try_into().ok()) == Some(address)
-        {
-            found |= shutdown(fd, Shutdown::Both).is_ok();
-        }
-    }
-    found
+    use rustix::net::{Shutdown, shutdown, sockopt};
+    let listeners = own::sockets_at(address).filter(|fd| sockopt::socket_acceptconn(fd) == Ok(true));
+    listeners.filter(|fd| shutdown(fd, Shutdown::Both).is_ok()).count() > 0
 }

@@ -11,6 +11,7 @@
 //! peers     the members of a network while they run, by the run directory
 //! outside   what a sandbox has to ask of its keeper: names, certificates, peers
 //! sockets   puts the view between the guest and wasmtime-wasi's sockets; names does so for look-up
+//! own       the sockets that the engine keeps to itself
 //! http      outgoing requests
 //! splice    further addresses of a published port
 //! ```
@@ -18,6 +19,7 @@
 pub mod http;
 mod names;
 pub mod outside;
+pub mod own;
 pub mod peers;
 mod reach;
 pub mod reserve;

@@ -1,7 +1,7 @@
 //! What one container sees of the network: the addresses that it knows, beside the real ones.
 
 use super::outside::Outside;
-use super::{Bound, Denied, Event, http, reserve, splice};
+use super::{Bound, Denied, Event, http, own, reserve, splice};
 use crate::grants::{Address, Egress, Grants, Network, Port, Ports, Protocol, Publish};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -185,6 +185,9 @@ impl View {
         state.bound.retain(|b| b.guest != bound.guest || b.protocol != bound.protocol);
         state.bound.push(bound);
         drop(state);
+        if bound.protocol == Protocol::Tcp {
+            own::send_at_once(bound.real);
+        }
         if self.0.has_peers && bound.real.is_ipv4() && !bound.guest.ip().is_loopback() {
             self.0.outside.listens(bound.protocol, bound.guest.port(), bound.real);
         }
