@@ -301,7 +301,7 @@ mod tests {
         assert_eq!((app.subnet.to_string(), db.subnet.to_string()), ("10.89.0.0/24".into(), "10.89.1.0/24".into()));
         assert!(matches!(create(&store, wish("app", None)), Err(NetworkError::Exists(_))));
         assert!(matches!(create(&store, wish("host", None)), Err(NetworkError::BuiltIn(_))));
-        let same = create(&store, wish("x", Some("10.89.0.0/16")));
+        let same = create(&store, wish("xy", Some("10.89.0.0/16")));
         assert!(same.unwrap_err().to_string().contains("network app"));
         assert_eq!(inspect(&store, &app.id[..12]).unwrap().name, "app");
         assert!(inspect(&store, "../app").is_err() && inspect(&store, "c").is_err());
