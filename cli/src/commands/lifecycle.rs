@@ -57,6 +57,9 @@ pub struct RmArgs {
 const SIGKILL: u32 = 9;
 const SIGTERM: u32 = 15;
 
+/// How long the pauses of somebody who waits for a container's keeper grow.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 impl StopArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = context.store()?;
@@ -142,19 +145,9 @@ impl RmArgs {
                 Err(ContainerError::NotFound(_)) if self.force => return Ok(()),
                 other => other?,
             };
-            if self.force && in_life(&store, &found) {
-                speak(&store, &found, async |client| {
-                    client.kill(&found.record.id, SIGKILL).await?;
-                    client.wait(&found.record.id).await.map(drop)
-                })?;
-                wait_for_lock(&found)?;
-            }
-            // Writes down the end of one that was killed from outside, so that nothing of it is left.
-            let _ = found.status(&store);
-            match container::remove(&store, &found, self.volumes) {
-                // Its keeper was faster (--rm).
-                Err(_) if !found.dir.exists() => Ok(()),
-                other => Ok(other?),
+            match self.force {
+                true => remove_by_force(&store, &found, self.volumes),
+                false => remove(&store, &found, self.volumes),
             }
         })
     }
@@ -165,13 +158,41 @@ fn in_life(store: &Store, found: &Container) -> bool {
     Lock::is_held(&found.dir.join("lock")) || found.status(store).is_running()
 }
 
-/// Waits until the keeper has let go of the container.
-fn wait_for_lock(found: &Container) -> Result<()> {
-    match Lock::wait(&found.dir.join("lock")) {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error.into()),
+/// Kills what runs and removes it, again if somebody has started it in between.
+fn remove_by_force(store: &Store, found: &Container, volumes: bool) -> Result<()> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if in_life(store, found) {
+            kill_now(store, found)?;
+        }
+        match remove(store, found, volumes) {
+            Err(error) if is_running(&error) && pause < PATIENCE => std::thread::sleep(pause),
+            other => return other,
+        }
+        pause *= 2;
     }
+}
+
+fn is_running(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ContainerError::Running { .. }))
+}
+
+fn remove(store: &Store, found: &Container, volumes: bool) -> Result<()> {
+    // Writes down the end of one that was killed from outside, so that nothing of it is left.
+    let _ = found.status(store);
+    match container::remove(store, found, volumes) {
+        // Its keeper was faster (--rm).
+        Err(_) if !found.dir.exists() => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Ends a container and waits until it has ended.
+fn kill_now(store: &Store, found: &Container) -> Result<()> {
+    speak(store, found, async |client| {
+        client.kill(&found.record.id, SIGKILL).await?;
+        client.wait(&found.record.id).await.map(drop)
+    })
 }
 
 /// Speaks to the container's sandbox. One that goes away before it has answered has ended, which is what the callers
@@ -201,7 +222,7 @@ fn speak(
         {
             // Its process is on the way out, and holds the container for another moment.
             let mut pause = Duration::from_millis(1);
-            while in_life(store, found) && pause < Duration::from_secs(2) {
+            while in_life(store, found) && pause < PATIENCE {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }

@@ -295,6 +295,19 @@ fn many_commands_at_once_on_one_container_all_come_to_an_end() {
 }
 
 #[test]
+fn a_removal_by_force_comes_before_a_start_at_the_same_time() {
+    let store = Store::shared(&["probe"]);
+    for _ in 0..10 {
+        let container = store.detached("probe forever");
+        let removal = store.sampan(format!("rm -f {container}")).start();
+        // The lock is free for a moment between the end and the removal.
+        while container.exists() && store.sampan(format!("start {container}")).run().code != 0 {}
+        removal.finish().ok();
+        assert!(!container.exists());
+    }
+}
+
+#[test]
 fn what_runs_is_not_removed_unless_by_force() {
     let store = Store::shared(&["probe"]);
     let container = store.detached("probe forever");
