@@ -2,7 +2,7 @@
 //! certificates, connections kept for the next request, and the same peers as for sockets.
 
 use super::outside::Unresolved;
-use super::view::{Inner, View, is_localhost};
+use super::view::{Inner, View, literal};
 use super::{Denied, Event, Unreached};
 use crate::grants::{Network, Protocol};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as StdError;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
@@ -83,15 +83,14 @@ impl View {
     /// Whether a request may go there, as far as can be said before the name is looked up.
     fn may_call(&self, to: &Uri) -> bool {
         let host = to.host().unwrap_or_default();
-        let ip = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            Ok(ip) => ip,
-            Err(_) if is_localhost(host) => Ipv4Addr::LOCALHOST.into(),
-            Err(_) if self.0.has_peers => return true,
-            Err(_) => return self.0.network != Network::None && self.0.egress.names(host),
+        let ip = match literal(host) {
+            Some(ip) => ip,
+            None if self.0.has_peers => return true,
+            None => return self.0.network != Network::None && self.0.egress.names(host),
         };
         let address = SocketAddr::new(ip, port(to));
-        let peer = self.0.has_peers && self.0.address.is_some_and(|own| own.contains(ip));
-        peer || self.own(Protocol::Tcp, address).is_some()
+        self.is_peer(ip)
+            || self.own(Protocol::Tcp, address).is_some()
             || (self.0.network != Network::None && self.0.egress.covers(ip, address.port()))
     }
 

@@ -1,6 +1,7 @@
 //! The members of a network while they run: a file each in the run directory, `networks/<network>/<id>.json`, written by
 //! the keeper of the member and read by the keepers of its peers.
 
+use super::view::reachable;
 use crate::grants::{Address, Protocol};
 use crate::store::{Durability, Lock, StoreError, files};
 use serde::{Deserialize, Serialize};
@@ -103,9 +104,7 @@ pub fn named(dir: &Path, name: &str) -> Vec<IpAddr> {
 pub fn listener(dir: &Path, protocol: Protocol, at: SocketAddr) -> Option<SocketAddr> {
     let member = members(dir).into_iter().find(|m| IpAddr::V4(m.address.ip) == at.ip())?;
     let fits = |l: &&Listener| l.protocol == protocol && l.port == at.port() && l.real.is_ipv4();
-    let real = member.listeners.iter().find(fits)?.real;
-    let ip = if real.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { real.ip() };
-    Some(SocketAddr::new(ip, real.port()))
+    member.listeners.iter().find(fits).map(|listener| reachable(listener.real))
 }
 
 #[cfg(test)]

@@ -1,18 +1,19 @@
 //! Whom a guest reaches: its own listeners, its peers, and those beyond its network whom its rules grant.
 
 use super::outside::Unresolved;
-use super::view::{Led, MOST_REMEMBERED, View, is_localhost};
+use super::view::{Led, MOST_REMEMBERED, View, literal};
 use super::{Denied, Event, Unreached};
 use crate::grants::{Network, Protocol};
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 impl View {
     /// The address that a connection of the guest to one of its peers comes from.
     #[must_use]
     pub fn source(&self, protocol: Protocol, real: SocketAddr) -> Option<SocketAddr> {
-        let twin = self.0.address.filter(|_| self.0.has_peers)?.on_loopback();
-        let to_peer = real.ip().is_loopback() && self.state().peers.contains_key(&(protocol, real));
+        let twin = self.among_peers()?.on_loopback();
+        let known = self.state().reached.get(&(protocol, real)).copied();
+        let to_peer = real.ip().is_loopback() && known.is_some_and(|known| known != real);
         to_peer.then(|| SocketAddr::new(twin.into(), 0))
     }
 
@@ -25,14 +26,9 @@ impl View {
             return Ok(own);
         }
         let guest = SocketAddr::new(guest.ip().to_canonical(), guest.port());
-        if self.0.has_peers && self.0.address.is_some_and(|own| own.contains(guest.ip())) {
+        if self.is_peer(guest.ip()) {
             let real = self.0.outside.listener(protocol, guest).await.ok_or(Unreached::NobodyListens)?;
-            let mut state = self.state();
-            if state.peers.len() >= MOST_REMEMBERED {
-                state.peers.pop_first();
-            }
-            state.peers.insert((protocol, real), guest);
-            remember(&mut state.reached, (protocol, real));
+            remember(&mut self.state().reached, (protocol, real), guest);
             return Ok(real);
         }
         let called = match self.state().led.get(&guest.ip()) {
@@ -46,18 +42,14 @@ impl View {
             Ok(_) => return Err(self.deny(Denied::Peer(guest)).into()),
             Err(denied) => return Err(self.deny(denied).into()),
         }
-        remember(&mut self.state().reached, (protocol, guest));
+        remember(&mut self.state().reached, (protocol, guest), guest);
         Ok(guest)
     }
 
     /// Remembers who has sent a datagram, and says whom the guest takes that for: an answer goes back to there.
     pub fn received_from(&self, real: SocketAddr) -> SocketAddr {
         let seen = self.seen(Protocol::Udp, real);
-        let mut state = self.state();
-        if state.correspondents.len() >= MOST_REMEMBERED {
-            state.correspondents.pop_first();
-        }
-        state.correspondents.insert(seen, real);
+        remember(&mut self.state().correspondents, seen, real);
         seen
     }
 
@@ -79,11 +71,8 @@ impl View {
     /// # Errors
     /// When it was not granted, or has no address.
     pub async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
-        if let Ok(ip) = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        if let Some(ip) = literal(name) {
             return Ok(vec![ip]);
-        }
-        if is_localhost(name) {
-            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
         }
         if self.0.has_peers {
             match self.0.outside.peers(name).await {
@@ -117,23 +106,21 @@ impl View {
     fn led(&self, name: &str, ip: IpAddr) -> bool {
         let Some(ports) = self.0.egress.leads(name, ip) else { return false };
         let mut state = self.state();
-        if let Some(led) = state.led.get_mut(&ip) {
-            led.ports.join(ports);
-            name.clone_into(&mut led.by);
-        } else {
-            if state.led.len() >= MOST_REMEMBERED {
-                state.led.pop_first();
+        match state.led.get_mut(&ip) {
+            Some(led) => {
+                led.ports.join(ports);
+                name.clone_into(&mut led.by);
             }
-            state.led.insert(ip, Led { by: name.to_owned(), ports });
+            None => remember(&mut state.led, ip, Led { by: name.to_owned(), ports }),
         }
         true
     }
 }
 
-/// Adds to a set that does not grow without end.
-fn remember<T: Ord>(set: &mut BTreeSet<T>, item: T) {
-    if set.len() >= MOST_REMEMBERED {
-        set.pop_first();
+/// Adds to what does not grow without end.
+fn remember<K: Ord, V>(all: &mut BTreeMap<K, V>, key: K, value: V) {
+    if all.len() >= MOST_REMEMBERED {
+        all.pop_first();
     }
-    set.insert(item);
+    all.insert(key, value);
 }

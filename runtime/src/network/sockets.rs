@@ -3,7 +3,7 @@
 //! Only what names an address is defined again (over the crate's own definitions, by shadowing in the linker); what
 //! moves bytes is the crate's, untouched.
 
-use super::{Bound, Unreached, View};
+use super::{Bound, Unreached, View, own};
 use crate::grants::Protocol;
 use std::net::SocketAddr;
 use wasmtime::component::{Linker, Resource};
@@ -64,6 +64,7 @@ pub fn shadow_p2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
                 let bound = Tcp2::start_bind(&mut data.sockets(), this, network, real.into()).await;
                 if bound.is_ok() {
                     let real = SocketAddr::from(Tcp2::local_address(&mut data.sockets(), same)?);
+                    own::send_at_once(real);
                     view.bound(record(Protocol::Tcp, guest, real, private));
                 }
                 answer(data, bound)
@@ -286,6 +287,7 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
                 let bound = Tcp3::bind(&mut data.sockets(), this, real.into()).await;
                 if bound.is_ok() {
                     let real = SocketAddr::from(Tcp3::get_local_address(&mut data.sockets(), same)?);
+                    own::send_at_once(real);
                     view.bound(record(Protocol::Tcp, guest, real, private));
                 }
                 answer3(bound)

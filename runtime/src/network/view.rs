@@ -1,7 +1,7 @@
 //! What one container sees of the network: the addresses that it knows, beside the real ones.
 
 use super::outside::Outside;
-use super::{Bound, Denied, Event, http, own, reserve, splice};
+use super::{Bound, Denied, Event, http, reserve, splice};
 use crate::grants::{Address, Egress, Grants, Network, Port, Ports, Protocol, Publish};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -46,14 +46,12 @@ pub(super) struct State {
     pub(super) own: BTreeSet<u16>,
     /// Who has sent datagrams to the guest, and may be answered: the address that it sees, and the real one.
     pub(super) correspondents: BTreeMap<SocketAddr, SocketAddr>,
-    /// Real addresses of peers that the guest has called, and what it knows them by.
-    pub(super) peers: BTreeMap<(Protocol, SocketAddr), SocketAddr>,
     /// Where names have led, and the ports that their rules grant there.
     pub(super) led: BTreeMap<IpAddr, Led>,
     /// What has been told already: a guest that tries again and again fills no disk.
     pub(super) told: BTreeSet<String>,
-    /// Who may be connected to at this moment.
-    pub(super) reached: BTreeSet<(Protocol, SocketAddr)>,
+    /// Whom the guest may connect to at this moment: the real address, and the one that it knows.
+    pub(super) reached: BTreeMap<(Protocol, SocketAddr), SocketAddr>,
 }
 
 /// How an address came to be granted.
@@ -120,8 +118,8 @@ impl View {
             return Ok((SocketAddr::new(localhost(guest.ip()), 0), true));
         }
         // What its peers may come to is at its address's twin, so that they see who answers.
-        let loopback = || match self.0.address {
-            Some(address) if self.0.has_peers && guest.is_ipv4() => SocketAddr::new(address.on_loopback().into(), 0),
+        let loopback = || match self.among_peers() {
+            Some(address) if guest.is_ipv4() => SocketAddr::new(address.on_loopback().into(), 0),
             _ => SocketAddr::new(localhost(guest.ip()), 0),
         };
         if guest.port() == 0 {
@@ -169,26 +167,24 @@ impl View {
 
     /// Remembers what a bind became. What comes to further addresses of the port goes there too.
     pub fn bound(&self, bound: Bound) {
-        let mut state = self.state();
-        state.reserved.retain(|r| r.address != bound.real);
-        let port = Port { number: bound.guest.port(), protocol: Protocol::Tcp };
-        let further = |r: &mut reserve::Reservation| r.publish.port == port;
-        if bound.protocol == Protocol::Tcp && !bound.guest.ip().is_loopback() {
-            for reservation in state.reserved.extract_if(.., further) {
-                let address = reservation.address;
-                let ip = if bound.real.ip().is_unspecified() { localhost(bound.real.ip()) } else { bound.real.ip() };
-                if let Err(e) = splice::start(reservation, SocketAddr::new(ip, bound.real.port())) {
-                    self.tell(&Event::Failed(format!("cannot listen at {address} for port {port}: {e}")));
-                }
+        let port = Port { number: bound.guest.port(), protocol: bound.protocol };
+        let is_private = bound.guest.ip().is_loopback();
+        let further: Vec<reserve::Reservation> = {
+            let mut state = self.state();
+            state.reserved.retain(|r| r.address != bound.real);
+            state.bound.retain(|b| b.guest != bound.guest || b.protocol != bound.protocol);
+            state.bound.push(bound);
+            let further =
+                |r: &mut reserve::Reservation| !is_private && port.protocol == Protocol::Tcp && r.publish.port == port;
+            state.reserved.extract_if(.., further).collect()
+        };
+        for reservation in further {
+            let address = reservation.address;
+            if let Err(e) = splice::start(reservation, reachable(bound.real)) {
+                self.tell(&Event::Failed(format!("cannot listen at {address} for port {port}: {e}")));
             }
         }
-        state.bound.retain(|b| b.guest != bound.guest || b.protocol != bound.protocol);
-        state.bound.push(bound);
-        drop(state);
-        if bound.protocol == Protocol::Tcp {
-            own::send_at_once(bound.real);
-        }
-        if self.0.has_peers && bound.real.is_ipv4() && !bound.guest.ip().is_loopback() {
+        if self.among_peers().is_some() && bound.real.is_ipv4() && !is_private {
             self.0.outside.listens(bound.protocol, bound.guest.port(), bound.real);
         }
     }
@@ -207,9 +203,17 @@ impl View {
                 && b.guest.port() == guest.port()
                 && (b.guest.ip() == guest.ip() || (self.is_self(guest.ip()) && b.guest.ip().is_unspecified()))
         };
-        let bound = state.bound.iter().find(same)?;
-        let ip = if bound.real.ip().is_unspecified() { localhost(bound.real.ip()) } else { bound.real.ip() };
-        Some(SocketAddr::new(ip, bound.real.port()))
+        state.bound.iter().find(same).map(|bound| reachable(bound.real))
+    }
+
+    /// The address that peers know it by, if it has any.
+    pub(super) fn among_peers(&self) -> Option<Address> {
+        self.0.address.filter(|_| self.0.has_peers)
+    }
+
+    /// Whether an address is one of its own network.
+    pub(super) fn is_peer(&self, ip: IpAddr) -> bool {
+        self.among_peers().is_some_and(|own| own.contains(ip))
     }
 
     /// Whether an address is one that the guest knows itself by.
@@ -247,7 +251,7 @@ impl View {
     #[must_use]
     pub fn seen(&self, protocol: Protocol, real: SocketAddr) -> SocketAddr {
         let state = self.state();
-        if let Some(peer) = state.peers.get(&(protocol, real)) {
+        if let Some(peer) = state.reached.get(&(protocol, real)).filter(|known| **known != real) {
             return *peer;
         }
         let same = |b: &&Bound| {
@@ -261,7 +265,7 @@ impl View {
             }
             Some(b) => b.guest,
             // A peer that has called, by its twin.
-            None => match self.0.address.filter(|_| self.0.has_peers).and_then(|own| own.of_loopback(real.ip())) {
+            None => match self.among_peers().and_then(|own| own.of_loopback(real.ip())) {
                 Some(peer) => SocketAddr::new(peer.into(), real.port()),
                 None => real,
             },
@@ -295,11 +299,11 @@ impl View {
             Use::TcpBind | Use::UdpBind => true,
             // A listener that was never bound would be open to everybody at a port of its own.
             Use::TcpListen => known(Protocol::Tcp),
-            Use::TcpConnect => known(Protocol::Tcp) || state.reached.contains(&(Protocol::Tcp, address)),
+            Use::TcpConnect => known(Protocol::Tcp) || state.reached.contains_key(&(Protocol::Tcp, address)),
             Use::UdpSend => {
                 known(Protocol::Udp)
                     || state.correspondents.values().any(|real| *real == address)
-                    || state.reached.contains(&(Protocol::Udp, address))
+                    || state.reached.contains_key(&(Protocol::Udp, address))
             }
             Use::TcpAccept => true,
             // Whoever may send to a published port gets an answer there.
@@ -313,9 +317,18 @@ pub(super) const MOST_REMEMBERED: usize = 4096;
 /// How many different events are told.
 const MOST_TOLD: usize = 256;
 
-/// Whether a name means the guest itself (RFC 6761, section 6.3).
-pub(super) fn is_localhost(name: &str) -> bool {
-    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
+/// The address that a host's name is without being looked up: one that is written as such, in brackets or not, and
+/// `localhost`, which is the guest itself (RFC 6761, section 6.3).
+pub(super) fn literal(host: &str) -> Option<IpAddr> {
+    let is_localhost = host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost");
+    let written = || host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    if is_localhost { Some(Ipv4Addr::LOCALHOST.into()) } else { written() }
+}
+
+/// Where a listener can be reached from this machine: one at every address is at the loopback too.
+pub(super) fn reachable(real: SocketAddr) -> SocketAddr {
+    let ip = if real.ip().is_unspecified() { localhost(real.ip()) } else { real.ip() };
+    SocketAddr::new(ip, real.port())
 }
 
 /// Whether an address is of the loopback that every guest has to itself; the rest of 127.0.0.0/8 holds twins.
@@ -335,10 +348,11 @@ pub(super) fn localhost(like: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
     use crate::grants::{Http, RootGrant};
+    use crate::network::outside::Nobody;
     use futures::FutureExt;
 
-    fn view(network: Network, publish: &str, expose: &str) -> View {
-        let grants = Grants {
+    fn grants(network: Network, published: Vec<Publish>, expose: &str) -> Grants {
+        Grants {
             args: vec!["/a".into()],
             env: vec![],
             cwd: "/".into(),
@@ -348,14 +362,18 @@ mod tests {
             network,
             address: None,
             member: None,
-            published: if publish.is_empty() { vec![] } else { Publish::parse(publish).unwrap() },
+            published,
             exposed: expose.split_terminator(',').map(|p| p.parse().unwrap()).collect(),
             egress: Egress::default(),
             http: Http::default(),
             stdin: false,
             spawn: false,
-        };
-        View::new(&grants, vec![], Arc::new(crate::network::outside::Nobody), Box::new(|_| {}))
+        }
+    }
+
+    fn view(network: Network, publish: &str, expose: &str) -> View {
+        let published = if publish.is_empty() { vec![] } else { Publish::parse(publish).unwrap() };
+        View::new(&grants(network, published, expose), vec![], Arc::new(Nobody), Box::new(|_| {}))
     }
 
     fn addr(text: &str) -> SocketAddr {
@@ -392,6 +410,23 @@ mod tests {
         assert_eq!(view.seen(Protocol::Tcp, real), addr("127.0.0.1:8000"));
         assert!(reach("127.0.0.1:40001").is_err());
         assert!(reach("10.0.0.1:80").is_err());
+    }
+
+    #[test]
+    fn a_further_address_that_cannot_be_had_is_told() {
+        let published = Publish::parse("127.0.0.1::8000").unwrap();
+        let reserved = reserve::reserve(Network::Default, &published).unwrap();
+        // Its reservation is shared, and somebody else was faster to listen.
+        reserved[0].share();
+        let _other = std::net::TcpListener::bind(reserved[0].address).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let tell = Box::new(move |event: &Event| tell.lock().unwrap().push(event.to_string()));
+        let view = View::new(&grants(Network::Default, published, ""), reserved, Arc::new(Nobody), tell);
+        let (guest, real) = (addr("0.0.0.0:8000"), addr("127.0.0.1:40001"));
+        view.bound(Bound { protocol: Protocol::Tcp, guest, real, private: false });
+        assert!(told.lock().unwrap()[0].contains("for port 8000/tcp"), "{told:?}");
+        assert_eq!(view.listeners().len(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::Service;
 use super::answer::answer;
 use super::ticker::TICK;
 use crate::guest::Stop;
+use crate::network::own;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -104,13 +105,9 @@ pub(super) fn places(instances: usize) -> usize {
     use rustix::process::{Resource, getrlimit};
     const MOST: usize = 1 << 20;
     const FILES: usize = 64;
+    const STANDARD: usize = 3;
     let limit = getrlimit(Resource::Nofile).current.map_or(MOST, |limit| usize::try_from(limit).unwrap_or(MOST));
-    let open = (0..limit.min(1024)).filter(|number| {
-        // SAFETY: the descriptor is only looked at, and the call says itself whether it is open.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(i32::try_from(*number).unwrap_or(0)) };
-        rustix::io::fcntl_getfd(fd).is_ok()
-    });
-    let free = limit.saturating_sub(open.count());
+    let free = limit.saturating_sub(STANDARD + own::open().count());
     free.saturating_sub((instances + FILES).min(free / 2)).clamp(1, MOST)
 }
 
