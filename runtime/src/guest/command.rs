@@ -6,7 +6,7 @@ use super::state::Surroundings;
 use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
 use crate::grants::Protocol;
 use crate::network::own;
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{Shutdown, shutdown, sockopt};
 use std::sync::{Arc, Weak};
 use wasmtime::{Linker, Store, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
@@ -118,11 +118,7 @@ async fn call_module(
 ) -> wasmtime::Result<u8> {
     let mut linker = Linker::new(&program.engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state| state)?;
-    // The crate's own traps on codes from 126 up; ours go up to 255 as any program's.
-    linker.allow_shadowing(true);
-    linker.func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> wasmtime::Result<()> {
-        Err(I32Exit(code).into())
-    })?;
+    exit_with_any_code(&mut linker)?;
     let mut store = Store::new(&program.engine, surroundings.module_state()?);
     watch_epoch(&mut store, control);
     let instance = linker.instantiate_async(&mut store, module).await?;
@@ -130,6 +126,14 @@ async fn call_module(
     started();
     entry.call_async(&mut store, ()).await?;
     Ok(0)
+}
+
+/// The crate's own `proc_exit` traps on codes from 126 up; ours go up to 255 as any program's. From here on the linker
+/// takes what shadows the crate's.
+pub(super) fn exit_with_any_code<T: 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.func_wrap(module::WASI, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
+    Ok(())
 }
 
 /// A module that starts others, or is handed sockets: not all of its descriptors are the crate's.
@@ -212,7 +216,6 @@ fn close_doors(surroundings: &Surroundings) -> bool {
 
 /// Ends a listening socket of this process; whoever waits on it sees an error.
 fn close_listener(address: std::net::SocketAddr) -> bool {
-    use rustix::net::{Shutdown, shutdown, sockopt};
     let listeners = own::sockets_at(address).filter(|fd| sockopt::socket_acceptconn(fd) == Ok(true));
     listeners.filter(|fd| shutdown(fd, Shutdown::Both).is_ok()).count() > 0
 }

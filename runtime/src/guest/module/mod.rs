@@ -23,7 +23,7 @@ pub mod stream;
 mod table;
 mod wasi;
 
-pub use wasi::{reply, share};
+pub use wasi::{MODULE as WASI, reply, share};
 
 use super::process::Processes;
 use super::state::{Stdio, Surroundings};
@@ -38,10 +38,10 @@ use std::sync::{Arc, Mutex};
 use stream::{OpenFile, SharedInput, Stream};
 use wasmtime::component::Resource;
 use wasmtime::{Engine, InstancePre, Linker, Store};
+use wasmtime_wasi::WasiView;
 use wasmtime_wasi::filesystem::{Descriptor, OpenMode};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
-use wasmtime_wasi::{I32Exit, WasiView};
 use wiggle::GuestMemory;
 
 /// The first descriptor that a module is handed, behind its standard streams (sd_listen_fds(3)).
@@ -211,8 +211,7 @@ pub fn first_stdio(surroundings: &Surroundings) -> Stdio {
 pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<ModuleState>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state: &mut ModuleState| &mut state.wasi)?;
-    linker.allow_shadowing(true);
-    linker.func_wrap(wasi::MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
+    command::exit_with_any_code(&mut linker)?;
     wasi::shadow(&mut linker)?;
     table::shadow(&mut linker)?;
     sock::shadow(&mut linker)?;

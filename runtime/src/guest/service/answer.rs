@@ -3,7 +3,7 @@
 use super::access::Access;
 use super::body::{Answer, Draft, Moves, Upload, Whole};
 use super::instances::{Answered, Guest};
-use super::{Crowded, QUEUE, Service, Way};
+use super::{Crowded, Service, Way};
 use crate::guest::command::ending_of;
 use crate::guest::stdio::Channel;
 use http::header::{CONNECTION, HOST, HeaderValue, RETRY_AFTER, UPGRADE};
@@ -17,7 +17,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError};
@@ -155,7 +154,7 @@ impl Exchange {
     {
         match &self.service.way {
             Way::Fresh(instances) => {
-                let room = self.room().await?;
+                let room = super::place(&self.service.room).await.map_err(|_| Failure::Crowded)?;
                 let (guest, answered) = instances.call(request, room);
                 self.attend(guest, answered, upload).await
             }
@@ -172,16 +171,6 @@ impl Exchange {
                 Ok(answer?.map(streams))
             }
         }
-    }
-
-    /// A place for an instance; who comes when there is none waits a while in a queue.
-    async fn room(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        let places = &self.service.room;
-        if let Ok(room) = Arc::clone(places).try_acquire_owned() {
-            return Ok(room);
-        }
-        let wait = tokio::time::timeout(QUEUE, Arc::clone(places).acquire_owned());
-        wait.await.ok().and_then(Result::ok).ok_or(Failure::Crowded)
     }
 
     /// Runs the guest until its answer begins. Often that is all of its life, and then the answer is whole.

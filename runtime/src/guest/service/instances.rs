@@ -2,9 +2,9 @@
 //! turn where that was asked for. A service without requests has none.
 
 use super::figures::Figures;
-use super::ticker::Ticker;
+use super::ticker::{self, Ticker};
+use crate::guest::Control;
 use crate::guest::state::{ComponentState, Surroundings};
-use crate::guest::{Control, Interrupted, Stop};
 use bytes::Bytes;
 use hyper::body::Body;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::Store;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
@@ -96,12 +96,7 @@ impl Instances {
         let context = lock(&self.kept.contexts).pop();
         let context = context.map_or_else(|| self.surroundings.context(false), Ok)?;
         let mut store = Store::new(self.pre.engine(), self.surroundings.component_state_with(context));
-        let control = self.control.clone();
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| match control.asked() {
-            Stop::AtOnce => Err(Interrupted.into()),
-            _ => Ok(UpdateDeadline::Yield(1)),
-        });
+        ticker::let_others_go_on(&mut store, &self.control);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         self.figures.instantiated(begun.elapsed());
         Ok(Instance { store, proxy, served: 0 })

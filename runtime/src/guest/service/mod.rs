@@ -25,7 +25,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use ticker::Ticker;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::InstancePre;
 use wasmtime_wasi_http::handler::{ProxyHandler, ProxyPre};
 use wasmtime_wasi_http::{p2, p3};
@@ -43,6 +43,15 @@ const SAID: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[error("all instances are busy")]
 struct Crowded;
+
+/// A place for an instance; who comes when there is none waits a while in a queue.
+async fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Crowded> {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return Ok(place);
+    }
+    let wait = tokio::time::timeout(QUEUE, Arc::clone(places).acquire_owned());
+    wait.await.ok().and_then(Result::ok).ok_or(Crowded)
+}
 
 /// Serves `listeners` until the service is stopped.
 #[must_use]

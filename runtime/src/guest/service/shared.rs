@@ -2,19 +2,18 @@
 
 use super::figures::{Figures, Gauge};
 use super::instances::IDLE;
-use super::ticker::{Running, Ticker};
-use super::{Crowded, QUEUE};
+use super::ticker::{self, Running, Ticker};
+use crate::guest::Control;
 use crate::guest::command::ending_of;
 use crate::guest::state::{ComponentState, Surroundings};
 use crate::guest::stdio::Channel;
-use crate::guest::{Control, Interrupted, Stop};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::GuestTaskId;
-use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
+use wasmtime::{Engine, Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::handler::{
     HandlerState, Instance, ProxyHandler, ProxyPre, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
@@ -47,16 +46,11 @@ impl HandlerState for Shared {
     type WorkerState = Worker;
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<ComponentState, Expiration, Worker>> {
-        let room = tokio::time::timeout(QUEUE, Arc::clone(&self.room).acquire_owned()).await.map_err(|_| Crowded)??;
+        let room = super::place(&self.room).await?;
         let running = self.ticker.run();
         let begun = Instant::now();
         let mut store = Store::new(&self.engine, self.surroundings.component_state(false)?);
-        let control = self.control.clone();
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| match control.asked() {
-            Stop::AtOnce => Err(Interrupted.into()),
-            _ => Ok(UpdateDeadline::Yield(1)),
-        });
+        ticker::let_others_go_on(&mut store, &self.control);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         self.figures.instantiated(begun.elapsed());
         Ok(Instance {

@@ -1,10 +1,11 @@
 //! The clock by which guests that compute let others go on.
 
+use crate::guest::{Control, Interrupted, Stop};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
-use wasmtime::Engine;
+use wasmtime::{Engine, Store, UpdateDeadline};
 
 /// How often guests that compute are asked to let others go on.
 pub(super) const TICK: Duration = Duration::from_millis(10);
@@ -40,6 +41,16 @@ impl Ticker {
         }
         Running(Arc::clone(self))
     }
+}
+
+/// Has a guest that computes give way at each tick, and end when it is to end at once.
+pub(super) fn let_others_go_on<T: 'static>(store: &mut Store<T>, control: &Control) {
+    let control = control.clone();
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| match control.asked() {
+        Stop::AtOnce => Err(Interrupted.into()),
+        _ => Ok(UpdateDeadline::Yield(1)),
+    });
 }
 
 /// A guest that runs.
