@@ -28,11 +28,12 @@ pub mod networks;
 mod program;
 mod record;
 mod remove;
+mod settings;
 pub mod volumes;
 
 pub use commit::{CommitSettings, commit};
 pub(crate) use create::PATH;
-pub use create::{Join, MountRequest, MountSource, Settings, create, create_and_lease};
+pub use create::{create, create_and_lease};
 pub use export::export;
 pub use find::{find, list};
 pub use freeze::Frozen;
@@ -41,6 +42,7 @@ pub(crate) use program::search;
 pub use program::{locate_in_image, locate_in_layers, locate_program, program_of};
 pub use record::{Container, Ended, Joined, MountKind, MountPoint, Record, Running, Status};
 pub use remove::remove;
+pub use settings::{Join, MountRequest, MountSource, Settings};
 
 use crate::grants::GrantError;
 use crate::guest::code::CodeError;

@@ -187,6 +187,16 @@ impl Record {
         self.joined.as_ref().map_or(self.network.as_str(), |joined| &joined.network)
     }
 
+    /// What its peers know it by, in lower case: its name, its aliases and its short id, which is its host name.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let aliases = self.joined.iter().flat_map(|joined| &joined.aliases);
+        let names = std::iter::once(&self.name).chain(aliases).map(|name| name.to_ascii_lowercase());
+        let mut names: Vec<String> = names.chain([super::id::short(&self.id).to_owned()]).collect();
+        names.dedup();
+        names
+    }
+
     /// The address that it knows itself by; none under `host`.
     #[must_use]
     pub fn address(&self) -> Option<Address> {

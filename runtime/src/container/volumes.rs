@@ -1,8 +1,8 @@
 //! Volumes: directories that outlive containers. `volumes/<name>/_data` is the content, `volumes/<name>/volume.json`
 //! what is known of it.
 
-use super::create::{MountRequest, MountSource};
 use super::record::{MountKind, MountPoint};
+use super::settings::{MountRequest, MountSource};
 use super::{ContainerError, Result, find, id};
 use crate::store::{Durability, Store, StoreError, files};
 use crate::{image, rootfs};

@@ -2,9 +2,9 @@
 
 use super::asking::answers::{Answers, refuse_program};
 use super::log::{self, Attach};
+use super::snapshot::{Exit, Phase, Snapshot};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
-use crate::grants::Port;
 use crate::guest::{Counts, KILLED};
 use crate::network::peers;
 use crate::network::reserve::reserve;
@@ -13,68 +13,12 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-
-/// How a container ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exit {
-    /// The exit code, as Docker would show it.
-    pub code: u8,
-    /// When.
-    pub at: jiff::Timestamp,
-    /// What the runtime has to say of it.
-    pub message: Option<String>,
-}
-
-/// Where a container is in its life.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
-    /// Made, not started.
-    Created,
-    /// On its way to its first instruction.
-    Starting,
-    /// Running.
-    Running,
-    /// Over.
-    Ended(Exit),
-}
-
-impl Phase {
-    /// The word for it.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Starting | Self::Running => "running",
-            Self::Ended(_) => "stopped",
-        }
-    }
-}
-
-/// What is known of a container at one moment.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// Where it is in its life.
-    pub phase: Phase,
-    /// The host process that runs it.
-    pub pid: u32,
-    /// Its bundle.
-    pub bundle: PathBuf,
-    /// When its first instruction was next.
-    pub started: Option<jiff::Timestamp>,
-    /// Where the host listens for its ports.
-    pub ports: Vec<(Port, SocketAddr)>,
-    /// The digest of its program.
-    pub program: String,
-    /// Whether its end is written down, so that those who wait for it may hear of it.
-    pub settled: bool,
-}
 
 /// The handle of a sandbox on the keeper's side; every clone is the same.
 #[derive(Debug, Clone)]

@@ -10,11 +10,13 @@ mod host;
 mod keeper;
 pub mod log;
 mod seccomp;
+mod snapshot;
 mod wire;
 
 pub use fence::{Fence, Fences};
-pub use keeper::{Exit, Keeper, Phase, Snapshot};
+pub use keeper::Keeper;
 pub use log::Attach;
+pub use snapshot::{Exit, Phase, Snapshot};
 
 use crate::grants::{Grants, Protocol};
 use crate::guest::code::Code;

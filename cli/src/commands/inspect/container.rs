@@ -80,13 +80,9 @@ fn network_settings(store: &Store, record: &Record, status: &Status) -> Value {
     let ip = address.map(|address| address.ip.to_string()).unwrap_or_default();
     let prefix = address.map_or(0, |address| address.prefix);
     let gateway = address.map(|address| address.gateway().to_string()).unwrap_or_default();
-    let names = record.joined.as_ref().map(|joined| {
-        let own = [record.name.clone(), container::id::short(&record.id).to_owned()];
-        own.into_iter().chain(joined.aliases.clone()).collect::<Vec<_>>()
-    });
     let place = json!({
         "Aliases": record.joined.as_ref().map(|joined| &joined.aliases),
-        "DNSNames": names,
+        "DNSNames": record.joined.as_ref().map(|_| record.names()),
         "Gateway": gateway,
         "IPAddress": ip,
         "IPPrefixLen": prefix,

@@ -1,0 +1,60 @@
+//! What is known of a container in its sandbox at one moment.
+
+use crate::grants::Port;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit code, as Docker would show it.
+    pub code: u8,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// What the runtime has to say of it.
+    pub message: Option<String>,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Made, not started.
+    Created,
+    /// On its way to its first instruction.
+    Starting,
+    /// Running.
+    Running,
+    /// Over.
+    Ended(Exit),
+}
+
+impl Phase {
+    /// The word for it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting | Self::Running => "running",
+            Self::Ended(_) => "stopped",
+        }
+    }
+}
+
+/// What is known of a container at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The host process that runs it.
+    pub pid: u32,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// When its first instruction was next.
+    pub started: Option<jiff::Timestamp>,
+    /// Where the host listens for its ports.
+    pub ports: Vec<(Port, SocketAddr)>,
+    /// The digest of its program.
+    pub program: String,
+    /// Whether its end is written down, so that those who wait for it may hear of it.
+    pub settled: bool,
+}
