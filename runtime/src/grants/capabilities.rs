@@ -17,6 +17,8 @@ pub struct Capability {
 const ALWAYS: &str = "always";
 const FILES: &str = "its own root always; host directories by -v and --mount; --read-only narrows it";
 const SOCKETS: &str = "its own loopback always; ports by -p, --expose and EXPOSE; others by --network and --allow-net";
+const NAMES: &str = "localhost always; peers by --network, other names by --allow-net";
+const PEERS: &str = "peers by --network, others by --allow-net";
 const LISTENERS: &str = "a listening socket for each port of -p, --expose and EXPOSE";
 const NOBODY: &str = "nothing: sampan does not provide it, and a start is refused";
 
@@ -95,15 +97,11 @@ fn interface(import: &str) -> (&'static str, &'static str) {
         _ if name.starts_with("wasi:io/") => ("moves bytes along what it was given, and waits for it", ALWAYS),
         "wasi:filesystem/preopens" => ("finds the directories that it was given", FILES),
         _ if name.starts_with("wasi:filesystem/") => ("reads and writes files below /", FILES),
-        "wasi:sockets/ip-name-lookup" => {
-            ("looks up the addresses of names", "localhost always; nothing else in this version")
-        }
+        "wasi:sockets/ip-name-lookup" => ("looks up the addresses of names", NAMES),
         _ if name.starts_with("wasi:sockets/udp") => ("sends and receives UDP datagrams", SOCKETS),
         _ if name.starts_with("wasi:sockets/") => ("listens for and makes TCP connections", SOCKETS),
         "wasi:http/types" => ("has words for HTTP requests and answers", ALWAYS),
-        "wasi:http/outgoing-handler" | "wasi:http/client" => {
-            ("makes HTTP requests", "nothing: every request is denied in this version")
-        }
+        "wasi:http/outgoing-handler" | "wasi:http/client" => ("makes HTTP requests", PEERS),
         _ => ("something that is no part of WASI as it is known here", NOBODY),
     }
 }
