@@ -196,7 +196,7 @@ fn kill_now(store: &Store, found: &Container) -> Result<()> {
 }
 
 /// Speaks to the container's sandbox. One that goes away before it has answered has ended, which is what the callers
-/// want; they look at its record.
+/// want, even if somebody has started the container again; they look at its record.
 fn speak(
     store: &Store,
     found: &Container,
@@ -216,19 +216,25 @@ fn speak(
             }
             pause *= 2;
         };
+        let keeper = || match found.status(store) {
+            Status::Running(running) => Some(running.keeper),
+            _ => None,
+        };
+        let spoken_to = keeper();
+        let is_there = || in_life(store, found) && keeper() == spoken_to;
         let answer = talk(&client).await;
         if let Err(error) = &answer
             && error.is_lost()
         {
             // Its process is on the way out, and holds the container for another moment.
             let mut pause = Duration::from_millis(1);
-            while in_life(store, found) && pause < PATIENCE {
+            while is_there() && pause < PATIENCE {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
         }
         match answer {
-            Err(_) if !in_life(store, found) => Ok(()),
+            Err(_) if !is_there() => Ok(()),
             other => Ok(other?),
         }
     })
