@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use sampan_runtime::container::life::{Front, Lease};
+use sampan_runtime::container::restart::{Again, Waited};
 use sampan_runtime::container::{Container, ContainerError};
 use sampan_runtime::guest::KILLED;
 use sampan_runtime::sandbox::{Attach, Exit, Keeper};
@@ -11,8 +12,10 @@ use sampan_shim::Serving;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
@@ -39,10 +42,11 @@ pub fn attached(store: &Store, lease: Lease, with_input: bool) -> Result<u8> {
     };
     let run = lease.start(store, Attach::Terminal, input)?;
     let mut front = Foreground { store, id, grace, signals, serving: None, failed: None };
-    let exit = run.keep(store, &mut front)?;
-    match front.failed {
-        Some(failed) => Err(failed.into()),
-        None => Ok(exit.code),
+    let over = run.keep(store, &mut front)?;
+    match (over.again, front.failed) {
+        (Some(again), _) => go_on(store, again, Some(with_input)),
+        (None, Some(failed)) => Err(failed.into()),
+        (None, None) => Ok(over.exit.code),
     }
 }
 
@@ -174,16 +178,63 @@ pub fn detached(store: &Store, container: Container) -> Result<()> {
 fn keep_detached(store: &Store, container: Container, front: &mut Background<'_>) -> Result<()> {
     let lease = Lease::take(container)?;
     leave_terminal().context("cannot leave the terminal")?;
-    // Open standard input without anybody to write to it waits, as with Docker.
-    let (input, _held) = if lease.container().record.open_stdin {
-        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        (Some(reader), Some(writer))
-    } else {
-        (None, None::<OwnedFd>)
-    };
+    let open = lease.container().record.open_stdin;
+    let (input, _held) = open.then(waiting_input).transpose()?.unzip();
     let run = lease.start(store, Attach::Detached, input)?;
-    run.keep(store, front)?;
-    Ok(())
+    match run.keep(store, front)?.again {
+        Some(again) => go_on(store, again, None).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Goes on with a container that is to be started again, in a fresh image of this program: it has one thread, and
+/// nothing of the run that is over. In the foreground it is said whether the container gets standard input.
+fn go_on(store: &Store, again: Again, foreground: Option<bool>) -> Result<u8> {
+    let (id, lock) = again.hand_on()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("sampan").arg("--root").arg(store.root()).args([KEEP, "--lock", &lock.as_raw_fd().to_string()]);
+    command.args(foreground.map(|_| "--attach")).args(foreground.filter(|input| *input).map(|_| "--interactive"));
+    Err(command.arg(id).exec()).context("cannot go on to the container's next start")
+}
+
+/// The command by which a process goes on as the keeper of a container that is to be started again.
+pub const KEEP: &str = "keep";
+
+/// Waits for the container's next start and goes on with it; its exit code when that was the last.
+pub fn resume(store: &Store, again: Again, foreground: Option<bool>) -> Result<u8> {
+    let lease = match again.wait()? {
+        Waited::Start(lease) => *lease,
+        Waited::CalledOff(code) => return Ok(code),
+    };
+    let record = &lease.container().record;
+    let (open, grace, id) = (record.open_stdin, record.stop_timeout, record.id.clone());
+    let (attach, input, _held) = match (foreground, open) {
+        (Some(true), true) => (Attach::Terminal, Some(std::io::stdin().as_fd().try_clone_to_owned()?), None),
+        (Some(false), true) => (Attach::Terminal, Some(File::open("/dev/null")?.into()), None),
+        (Some(_), false) => (Attach::Terminal, None, None),
+        (None, true) => {
+            let (reader, writer) = waiting_input()?;
+            (Attach::Detached, Some(reader), Some(writer))
+        }
+        (None, false) => (Attach::Detached, None, None),
+    };
+    let signals = foreground.map(|_| Signals::take()).transpose().context("cannot take Ctrl-C")?;
+    let over = match (lease.start_again(store, attach, input)?, signals) {
+        (Ok(run), Some(signals)) => {
+            run.keep(store, &mut Foreground { store, id, grace, signals, serving: None, failed: None })?
+        }
+        (Ok(run), None) => run.keep(store, &mut Background { store, answer: None, serving: None })?,
+        (Err(over), _) => over,
+    };
+    match over.again {
+        Some(again) => go_on(store, again, foreground),
+        None => Ok(over.exit.code),
+    }
+}
+
+/// Open standard input without anybody to write to it waits, as with Docker.
+fn waiting_input() -> Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
 }
 
 /// A session of its own, and nothing of the caller's terminal or directory.

@@ -92,22 +92,27 @@ const COMMANDS: &[Entry] = &[
     entry!("completion", "Print a shell's completion script", completion::CompletionArgs),
     group!("container", "Manage containers", CONTAINER),
     entry!("create", "Create a container without starting it", run::CreateArgs),
+    entry!("events", "Show what happens, as it happens", events::EventsArgs),
     entry!("export", "Write a container's files into a tar archive", commit::ExportArgs),
     entry!("history", "Show how an image was made, the last step first", history::HistoryArgs),
     group!("image", "Manage images", IMAGE),
     entry!("images", "List images", images::ImagesArgs),
     entry!("info", "Show what this machine can do for sandboxes", system::InfoArgs),
     entry!("inspect", "Show everything known of containers, images, volumes or networks", inspect::InspectArgs),
+    // The runtime's own: what has no description is not shown.
+    entry!("keep", "", run::KeepArgs),
     entry!("kill", "Kill running containers", lifecycle::KillArgs),
     entry!("load", "Load images from an archive", exchange::LoadArgs),
     entry!("login", "Log in to a registry", login::LoginArgs),
     entry!("logout", "Log out from a registry", login::LogoutArgs),
     entry!("logs", "Show a container's output", logs::LogsArgs),
     entry!("network", "Manage networks", network::NetworkArgs),
+    entry!("pause", "Hold running containers where they are", supervise::PauseArgs),
     entry!("port", "List a container's ports", port::PortArgs),
     entry!("ps", "List containers", ps::PsArgs),
     entry!("pull", "Get an image from a registry", pull::PullArgs),
     entry!("push", "Put an image into a registry", push::PushArgs),
+    entry!("restart", "Stop containers and start them again", supervise::RestartArgs),
     entry!("rm", "Remove containers", lifecycle::RmArgs),
     entry!("rmi", "Remove images", images::RmiArgs),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
@@ -116,6 +121,8 @@ const COMMANDS: &[Entry] = &[
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
     group!("system", "Look after the store", SYSTEM),
     entry!("tag", "Give an image another name", push::TagArgs),
+    entry!("unpause", "Let paused containers go on", supervise::UnpauseArgs),
+    entry!("update", "Change settings of containers, also of running ones", supervise::UpdateArgs),
     entry!("version", "Show the version", system::VersionArgs),
     entry!("volume", "Manage volumes", volume::VolumeArgs),
     entry!("wait", "Wait for containers to end, then print their exit codes", lifecycle::WaitArgs),
@@ -128,13 +135,17 @@ const CONTAINER: &[Entry] = &[
     entry!("inspect", "Show everything known of containers", inspect::ContainerInspectArgs),
     entry!("kill", "Kill running containers", lifecycle::KillArgs),
     entry!("logs", "Show a container's output", logs::LogsArgs),
+    entry!("pause", "Hold running containers where they are", supervise::PauseArgs),
     entry!("ls", "List containers", ps::PsArgs, "list"),
     entry!("port", "List a container's ports", port::PortArgs),
     entry!("prune", "Remove all stopped containers", prune::ContainerPruneArgs),
+    entry!("restart", "Stop containers and start them again", supervise::RestartArgs),
     entry!("rm", "Remove containers", lifecycle::RmArgs, "remove"),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
+    entry!("unpause", "Let paused containers go on", supervise::UnpauseArgs),
+    entry!("update", "Change settings of containers, also of running ones", supervise::UpdateArgs),
     entry!("wait", "Wait for containers to end, then print their exit codes", lifecycle::WaitArgs),
 ];
 
@@ -155,7 +166,9 @@ const IMAGE: &[Entry] = &[
 const SYSTEM: &[Entry] = &[
     entry!("df", "Show what takes space", df::DfArgs),
     entry!("info", "Show what this machine can do for sandboxes", system::InfoArgs),
+    entry!("install", "Have containers that should run restored when the machine starts", restore::InstallArgs),
     entry!("prune", "Remove stopped containers and what nobody needs then", prune::SystemPruneArgs),
+    entry!("restore", "Start the containers that should run and do not", restore::RestoreArgs),
 ];
 
 /// The whole command line. Subcommands describe themselves when clap comes to them.
@@ -177,7 +190,7 @@ pub fn command_line() -> Command {
 /// A command with these as its subcommands, one of which has to be given.
 fn with_entries(command: Command, entries: &'static [Entry]) -> Command {
     let describe = |entry: &Entry| {
-        let command = Command::new(entry.name).about(entry.about).defer(entry.args);
+        let command = Command::new(entry.name).about(entry.about).hide(entry.about.is_empty()).defer(entry.args);
         match entry.alias {
             Some(alias) => command.visible_alias(alias),
             None => command,

@@ -1,11 +1,14 @@
 //! The flags of `run` and `create` → the runtime's settings.
 
-use crate::commands::pull::Policy;
+use crate::commands::pull;
+use crate::format::humanize;
 use crate::format::time::parse_go_duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use sampan_runtime::container::restart::Policy;
 use sampan_runtime::container::{Join, MountRequest, MountSource, Settings, id};
 use sampan_runtime::grants::{Http, Network, Port, Publish, Rule};
+use sampan_runtime::sandbox::log::{self, Driver};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -83,12 +86,21 @@ pub struct ContainerFlags {
     /// Let the container call: all, public, HOST, *.SUFFIX, ADDRESS or CIDR, each with [:PORT]
     #[arg(long, value_name = "RULE", value_delimiter = ',')]
     allow_net: Vec<Rule>,
+    /// When to start the container again by itself: no, on-failure[:TIMES], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    restart: Policy,
+    /// How the log is kept: json-file, cri or none
+    #[arg(long, value_name = "DRIVER", default_value_t)]
+    log_driver: Driver,
+    /// Limits of the log: max-size=20m (-1 is none), max-file=5
+    #[arg(long, value_name = "NAME=VALUE")]
+    log_opt: Vec<String>,
     /// Seconds that `stop` waits before it kills
     #[arg(long, value_name = "SECONDS")]
     stop_timeout: Option<u32>,
     /// Pull the image: missing, always or never
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "WHEN")]
-    pub pull: Policy,
+    pub pull: pull::Policy,
     /// Print nothing while pulling
     #[arg(short, long)]
     pub quiet: bool,
@@ -130,6 +142,9 @@ impl ContainerFlags {
         if network == Network::None && !self.allow_net.is_empty() {
             bail!("--network none leaves nobody whom --allow-net could allow: leave one of them out");
         }
+        if self.rm && self.restart != Policy::No {
+            bail!("--rm and --restart contradict each other: what is removed at its end cannot be started again");
+        }
         let mut env = Vec::new();
         for file in &self.env_file {
             env.extend(read_env_file(file)?);
@@ -168,6 +183,8 @@ impl ContainerFlags {
             allow_spawn: self.allow_spawn,
             http,
             stop_timeout: self.stop_timeout,
+            restart: self.restart,
+            log: log_config(self.log_driver, &self.log_opt)?,
             module,
         })
     }
@@ -189,6 +206,29 @@ fn connection(name: &str, aliases: Vec<String>, ip: Option<Ipv4Addr>) -> Result<
         }
         Err(_) => Ok((Network::Default, Some(Join { network: name.to_owned(), aliases, ip }))),
     }
+}
+
+/// `--log-driver` and `--log-opt`.
+fn log_config(driver: Driver, options: &[String]) -> Result<log::Config> {
+    let mut config = log::Config { driver, ..log::Config::default() };
+    for option in options {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let bad = |wanted: &str| anyhow::anyhow!("--log-opt {option}: {wanted}");
+        match name {
+            _ if driver == Driver::None => bail!("--log-opt {option}: the log driver none has no options"),
+            "max-size" if value == "-1" => config.max_size = None,
+            "max-size" => {
+                let size = humanize::parse_bytes(value).filter(|size| *size > 0);
+                config.max_size = Some(size.ok_or_else(|| bad("a size is written like 512k, 10m or 1g"))?);
+            }
+            "max-file" => {
+                let files = value.parse().ok().filter(|files| (1..=1000).contains(files));
+                config.max_files = files.ok_or_else(|| bad("there may be 1 to 1000 files"))?;
+            }
+            _ => return Err(bad("the options are max-size and max-file")),
+        }
+    }
+    Ok(config)
 }
 
 /// `30s`, `1m30s`, `0`.

@@ -4,6 +4,7 @@
 //! protocol or a terminal: those are the crates `sampan-shim` and `sampan`.
 
 pub mod container;
+pub mod events;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub mod grants;

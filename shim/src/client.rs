@@ -1,6 +1,6 @@
 //! Speaking to a running sandbox.
 
-use containerd_shim_protos::api::{KillRequest, WaitRequest};
+use containerd_shim_protos::api::{KillRequest, PauseRequest, ResumeRequest, WaitRequest};
 use containerd_shim_protos::shim_async::TaskClient;
 use std::path::Path;
 use std::time::Duration;
@@ -69,6 +69,26 @@ impl SandboxClient {
         let request = KillRequest { id: id.to_owned(), signal, ..KillRequest::default() };
         let answer = self.task.kill(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(|source| ClientError::Call { what: "send a signal", source })
+    }
+
+    /// Holds a container where it is.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn pause(&self, id: &str) -> Result<(), ClientError> {
+        let request = PauseRequest { id: id.to_owned(), ..PauseRequest::default() };
+        let answer = self.task.pause(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "pause", source })
+    }
+
+    /// Lets a paused container go on.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn resume(&self, id: &str) -> Result<(), ClientError> {
+        let request = ResumeRequest { id: id.to_owned(), ..ResumeRequest::default() };
+        let answer = self.task.resume(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "go on", source })
     }
 
     /// Waits for a container's end and returns its exit code.

@@ -4,15 +4,15 @@ use crate::server::Busy;
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
     ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
-    KillRequest, PidsRequest, PidsResponse, ProcessInfo, ShutdownRequest, StartRequest, StartResponse, StateRequest,
-    StateResponse, Status, WaitRequest, WaitResponse,
+    KillRequest, PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResumeRequest, ShutdownRequest, StartRequest,
+    StartResponse, StateRequest, StateResponse, Status, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use sampan_runtime::container::locate_program;
 use sampan_runtime::grants::Grants;
 use sampan_runtime::guest::code;
-use sampan_runtime::sandbox::{Attach, Entry, Exit, Keeper, Phase, SandboxError, Snapshot};
+use sampan_runtime::sandbox::{Attach, Entry, Exit, Keeper, Phase, SandboxError, Snapshot, log};
 use sampan_runtime::store::{Store, files};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub(crate) fn refuse(code: Code, message: impl Into<String>) -> Error {
 pub(crate) fn of_sandbox(error: SandboxError) -> Error {
     let code = match &error {
         SandboxError::NoContainer(_) => Code::NOT_FOUND,
-        SandboxError::Phase { .. } => Code::FAILED_PRECONDITION,
+        SandboxError::Phase { .. } | SandboxError::Shared(_) => Code::FAILED_PRECONDITION,
         SandboxError::Gone => Code::UNAVAILABLE,
         _ => Code::INTERNAL,
     };
@@ -71,6 +71,7 @@ impl Task for TaskService {
         let snapshot = self.keeper.look(&request.id).map_err(of_sandbox)?;
         let status = match snapshot.phase {
             Phase::Created => Status::CREATED,
+            Phase::Running if self.keeper.is_paused() => Status::PAUSED,
             Phase::Starting | Phase::Running => Status::RUNNING,
             Phase::Ended(_) => Status::STOPPED,
         };
@@ -114,8 +115,17 @@ impl Task for TaskService {
         let code = code::prepare(&self.store, &program).map_err(|e| invalid(e.to_string()))?;
         let store = grants.spawn.then(|| self.store.clone());
         let network = None;
-        let entry =
-            Entry { id: request.id, bundle, grants, code, store, network, input: None, attach: Attach::Detached };
+        let entry = Entry {
+            id: request.id,
+            bundle,
+            grants,
+            code,
+            store,
+            network,
+            input: None,
+            attach: Attach::Detached,
+            log: log::Config::default(),
+        };
         self.keeper.create(entry).map_err(of_sandbox)?;
         Ok(CreateTaskResponse { pid: self.keeper.host_pid(), ..CreateTaskResponse::default() })
     }
@@ -151,6 +161,18 @@ impl Task for TaskService {
         let snapshot = self.keeper.look(&request.id).map_err(of_sandbox)?;
         let processes = vec![ProcessInfo { pid: snapshot.pid, ..ProcessInfo::default() }];
         Ok(PidsResponse { processes, ..PidsResponse::default() })
+    }
+
+    async fn pause(&self, _: &Context, request: PauseRequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        self.keeper.pause(&request.id).map_err(of_sandbox)?;
+        Ok(Empty::default())
+    }
+
+    async fn resume(&self, _: &Context, request: ResumeRequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        self.keeper.unpause(&request.id).map_err(of_sandbox)?;
+        Ok(Empty::default())
     }
 
     /// WASI has no signals: SIGKILL ends at once, the signals that ask a program to end do so gently, others have no

@@ -184,11 +184,7 @@ impl Space {
         let now = Timestamp::now();
         let row = |(container, status, size): &(Container, Status, u64)| {
             let record = &container.record;
-            let shown = match status {
-                Status::Created => humanize::Status::Created,
-                Status::Running(running) => humanize::Status::Up { since: running.started, note: None },
-                Status::Exited(ended) => humanize::Status::Exited { code: ended.code.into(), at: ended.finished },
-            };
+            let shown = crate::commands::ps::shown(status);
             let volumes = record.mounts.iter().filter(|mount| !mount.name.is_empty()).count();
             json!({
                 "ID": humanize::short_id(&record.id),

@@ -1,12 +1,13 @@
 //! `stop`, `kill`, `wait` and `rm`.
 
 use crate::Context;
+use crate::commands::sandbox::{PATIENCE, end, in_life, speak};
 use crate::commands::{for_each, words};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use sampan_runtime::container::{self, Container, ContainerError, Status};
-use sampan_runtime::store::{Lock, Store};
-use sampan_shim::client::{ClientError, SandboxClient};
+use sampan_runtime::store::Store;
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -57,31 +58,32 @@ pub struct RmArgs {
 const SIGKILL: u32 = 9;
 const SIGTERM: u32 = 15;
 
-/// How long the pauses of somebody who waits for a container's keeper grow.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 impl StopArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = context.store()?;
         for_each(&self.containers, |name| {
             let found = container::find(&store, name)?;
-            let grace = self.time.unwrap_or(found.record.stop_timeout);
-            if !in_life(&store, &found) {
-                return Ok(());
-            }
-            speak(&store, &found, async |client| {
-                if grace > 0 {
-                    client.kill(&found.record.id, SIGTERM).await?;
-                    let gone = client.wait(&found.record.id);
-                    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(grace.into()), gone).await {
-                        return ended.map(drop);
-                    }
-                }
-                client.kill(&found.record.id, SIGKILL).await?;
-                client.wait(&found.record.id).await.map(drop)
-            })
+            stop(&store, &found, self.time)
         })
     }
+}
+
+/// Ends a container in its own time: within `grace` seconds, or its own setting. One that does not run has ended.
+pub fn stop(store: &Store, found: &Container, grace: Option<u32>) -> Result<()> {
+    let grace = grace.unwrap_or(found.record.stop_timeout);
+    end(store, found, async |client| {
+        if grace > 0 {
+            client.kill(&found.record.id, SIGTERM).await?;
+            let gone = client.wait(&found.record.id);
+            if let Ok(ended) = tokio::time::timeout(Duration::from_secs(grace.into()), gone).await {
+                return ended.map(drop);
+            }
+        }
+        client.kill(&found.record.id, SIGKILL).await?;
+        client.wait(&found.record.id).await.map(drop)
+    })?;
+    found.tell(store, "stop", []);
+    Ok(())
 }
 
 impl KillArgs {
@@ -93,8 +95,9 @@ impl KillArgs {
             if !in_life(&store, &found) {
                 bail!(ContainerError::NotRunning(found.record.id.clone()));
             }
-            speak(&store, &found, async |client| {
+            end(&store, &found, async |client| {
                 client.kill(&found.record.id, signal).await?;
+                found.tell(&store, "kill", [("signal", signal.to_string())]);
                 if signal == SIGKILL { client.wait(&found.record.id).await.map(drop) } else { Ok(()) }
             })
         })
@@ -118,21 +121,25 @@ impl WaitArgs {
     }
 }
 
+/// The exit code of the container's end: the next one, or the last if it does not run.
 fn wait_for(store: &Store, found: &Container) -> Result<u8> {
-    if in_life(store, found) {
-        let mut code = None;
-        speak(store, found, async |client| {
-            code = Some(client.wait(&found.record.id).await?);
-            Ok(())
-        })?;
-        if let Some(code) = code {
-            return Ok(code);
+    let code = Cell::new(None);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if in_life(store, found) {
+            speak(store, found, async |client| {
+                code.set(Some(client.wait(&found.record.id).await?));
+                Ok(())
+            })?;
         }
-    }
-    match found.status(store) {
-        Status::Exited(ended) => Ok(ended.code),
-        Status::Created => Ok(0),
-        Status::Running(_) => Err(anyhow!("container {} was started again meanwhile", found.record.name)),
+        match (code.get(), found.status(store)) {
+            (Some(code), _) => return Ok(code),
+            (None, Status::Exited(ended)) => return Ok(ended.code),
+            (None, Status::Created) => return Ok(0),
+            // It is about to be started again, or was meanwhile.
+            (None, Status::Running(_) | Status::Restarting(_)) => std::thread::sleep(pause),
+        }
+        pause = (pause * 2).min(PATIENCE / 20);
     }
 }
 
@@ -151,11 +158,6 @@ impl RmArgs {
             }
         })
     }
-}
-
-/// Whether a keeper has the container, be it on the way up or down.
-fn in_life(store: &Store, found: &Container) -> bool {
-    Lock::is_held(&found.dir.join("lock")) || found.status(store).is_running()
 }
 
 /// Kills what runs and removes it, again if somebody has started it in between.
@@ -189,54 +191,9 @@ fn remove(store: &Store, found: &Container, volumes: bool) -> Result<()> {
 
 /// Ends a container and waits until it has ended.
 fn kill_now(store: &Store, found: &Container) -> Result<()> {
-    speak(store, found, async |client| {
+    end(store, found, async |client| {
         client.kill(&found.record.id, SIGKILL).await?;
         client.wait(&found.record.id).await.map(drop)
-    })
-}
-
-/// Speaks to the container's sandbox. One that goes away before it has answered has ended, which is what the callers
-/// want, even if somebody has started the container again; they look at its record.
-fn speak(
-    store: &Store,
-    found: &Container,
-    talk: impl AsyncFnOnce(&SandboxClient) -> std::result::Result<(), ClientError>,
-) -> Result<()> {
-    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        // A foreground container opens its socket a moment after its start.
-        let mut pause = Duration::from_millis(1);
-        let client = loop {
-            match SandboxClient::connect(&socket).await {
-                Ok(client) => break client,
-                Err(_) if !in_life(store, found) => return Ok(()),
-                Err(error) if pause > Duration::from_secs(1) => return Err(error.into()),
-                Err(_) => tokio::time::sleep(pause).await,
-            }
-            pause *= 2;
-        };
-        let keeper = || match found.status(store) {
-            Status::Running(running) => Some(running.keeper),
-            _ => None,
-        };
-        let spoken_to = keeper();
-        let is_there = || in_life(store, found) && keeper() == spoken_to;
-        let answer = talk(&client).await;
-        if let Err(error) = &answer
-            && error.is_lost()
-        {
-            // Its process is on the way out, and holds the container for another moment.
-            let mut pause = Duration::from_millis(1);
-            while is_there() && pause < PATIENCE {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-        }
-        match answer {
-            Err(_) if !is_there() => Ok(()),
-            other => Ok(other?),
-        }
     })
 }
 

@@ -8,7 +8,7 @@ use crate::format::time::parse_since;
 use anyhow::{Result, bail};
 use clap::Args;
 use jiff::Timestamp;
-use sampan_runtime::container::{self, ContainerError, Status, garbage};
+use sampan_runtime::container::{self, ContainerError, garbage};
 use sampan_runtime::image::{Image, ImageError, Images, Kept};
 use sampan_runtime::rootfs;
 use sampan_runtime::store::{Store, StoreError, files};
@@ -172,7 +172,7 @@ fn containers(store: &Store, wanted: &Wanted, report: &mut Report) -> Result<()>
     let mut gone = Vec::new();
     for container in container::list(store)? {
         let record = &container.record;
-        let stopped = !matches!(container.status(store), Status::Running(_));
+        let stopped = !container.status(store).is_running();
         if !stopped || !wanted.fits(Some(record.created), &record.labels) {
             continue;
         }

@@ -240,21 +240,16 @@ impl<'a> Rows<'a> {
             return json!({ "ID": id });
         }
         let (image, image_size) = self.image(record);
-        let (shown, ports) = match status {
-            Status::Created => (humanize::Status::Created, String::new()),
-            Status::Running(running) => {
-                (humanize::Status::Up { since: running.started, note: None }, port::listing(record, running))
-            }
-            Status::Exited(ended) => {
-                (humanize::Status::Exited { code: ended.code.into(), at: ended.finished }, String::new())
-            }
+        let ports = match status {
+            Status::Running(running) => port::listing(record, running),
+            _ => String::new(),
         };
         let mut row = json!({
             "ID": id,
             "Image": image,
             "Command": humanize::command(&record.args(), whole),
             "RunningFor": humanize::age(record.created, self.now),
-            "Status": shown.text(self.now),
+            "Status": shown(status).text(self.now),
             "Ports": ports,
             "Names": record.name,
         });
@@ -285,6 +280,18 @@ impl<'a> Rows<'a> {
         let key = (record.image.clone(), record.image_id.clone());
         let (store, whole) = (self.store, self.args.no_trunc);
         self.images.entry(key).or_insert_with(|| image_name(store, record, whole)).clone()
+    }
+}
+
+/// What the status column tells.
+pub fn shown(status: &Status) -> humanize::Status<'static> {
+    match status {
+        Status::Created => humanize::Status::Created,
+        Status::Running(running) => {
+            humanize::Status::Up { since: running.started, note: running.paused.then_some("Paused") }
+        }
+        Status::Restarting(waiting) => humanize::Status::Restarting { code: waiting.code.into(), at: waiting.ended },
+        Status::Exited(ended) => humanize::Status::Exited { code: ended.code.into(), at: ended.finished },
     }
 }
 

@@ -1,4 +1,4 @@
-//! `run`, `create` and `start`.
+//! `run`, `create`, `start`, and what starts a container again.
 
 use crate::commands::pull;
 use crate::front;
@@ -7,9 +7,11 @@ use crate::{Context, commands};
 use anyhow::{Result, bail};
 use clap::Args;
 use sampan_runtime::container::life::Lease;
+use sampan_runtime::container::restart::Again;
 use sampan_runtime::container::{self, ContainerError};
 use sampan_runtime::image::Image;
 use sampan_runtime::store::Store;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
 // The arguments of `run`.
@@ -112,5 +114,37 @@ impl StartArgs {
             let found = container::find(&store, name)?;
             if found.status(&store).is_running() { Ok(()) } else { front::detached(&store, found) }
         })
+    }
+}
+
+// The arguments of `keep`.
+#[derive(Debug, Args)]
+pub struct KeepArgs {
+    /// The descriptor of the container's lock
+    #[arg(long, value_name = "FD")]
+    lock: RawFd,
+    /// Be the container's front end
+    #[arg(long)]
+    attach: bool,
+    /// Give it this standard input
+    #[arg(long)]
+    interactive: bool,
+    /// The container's id
+    id: String,
+}
+
+impl KeepArgs {
+    pub fn run(self, context: &Context) -> Result<ExitCode> {
+        // SAFETY: the descriptor is only looked at, and the call says itself whether it is open.
+        let open = self.lock > 2 && rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(self.lock) }).is_ok();
+        if !open {
+            bail!("this command is the runtime's own: it goes on with a container that is to be started again");
+        }
+        // SAFETY: the descriptor is open, as was asked just now, and this process has taken no other yet.
+        let lock = unsafe { OwnedFd::from_raw_fd(self.lock) };
+        let store = context.store()?;
+        let again = Again::take_over(&store, &self.id, lock)?;
+        let foreground = self.attach.then_some(self.interactive);
+        Ok(ExitCode::from(front::resume(&store, again, foreground)?))
     }
 }

@@ -33,7 +33,9 @@ pub fn create(store: &Store, settings: Settings, image: Option<&Image>) -> Resul
     make(store, settled, |dir, _lock, mut record, grants| {
         write_down(store, dir, &mut record, &grants)?;
         still_there(store, image).inspect_err(|_| release_name(store, &record.name, &record.id))?;
-        Ok(Container { dir: dir.to_owned(), record })
+        let container = Container { dir: dir.to_owned(), record };
+        container.tell(store, "create", []);
+        Ok(container)
     })
 }
 
@@ -57,7 +59,11 @@ pub fn create_and_lease(store: &Store, settings: Settings, image: Option<&Image>
             None
         };
         still_there(store, image).inspect_err(|_| release_name(store, &record.name, &record.id))?;
-        Ok(Lease::new(Container { dir: dir.to_owned(), record }, lock, unwritten))
+        let container = Container { dir: dir.to_owned(), record };
+        if unwritten.is_none() {
+            container.tell(store, "create", []);
+        }
+        Ok(Lease::new(container, lock, unwritten))
     })
 }
 
@@ -76,7 +82,9 @@ impl Unwritten {
     /// # Errors
     /// When the store cannot be written.
     pub(super) fn write_down(&self, store: &Store, container: &mut Container) -> Result<()> {
-        write_down(store, &container.dir, &mut container.record, &self.grants)
+        write_down(store, &container.dir, &mut container.record, &self.grants)?;
+        container.tell(store, "create", []);
+        Ok(())
     }
 }
 
@@ -221,6 +229,8 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         allow_spawn: settings.allow_spawn,
         http: settings.http.clone(),
         stop_timeout: settings.stop_timeout.unwrap_or(10),
+        restart: settings.restart,
+        log: settings.log,
         id,
     };
     (record, mounts)

@@ -2,8 +2,10 @@
 
 use super::record::{Container, Ended, Running, Status};
 use super::remove::sweep;
-use super::{ContainerError, Result, run_place};
+use super::{ContainerError, Result, restart, run_place};
+use crate::events;
 use crate::guest::KILLED;
+use crate::sandbox::PAUSED;
 use crate::store::{Durability, Lock, Store, files};
 use std::path::{Path, PathBuf};
 
@@ -54,16 +56,28 @@ fn load(dir: &Path) -> Result<Container> {
 }
 
 impl Container {
+    /// Tells that something has happened to the container.
+    pub fn tell<const N: usize>(&self, store: &Store, action: &str, more: [(&str, String); N]) {
+        let record = &self.record;
+        let named = [("image".to_owned(), record.image.clone()), ("name".to_owned(), record.name.clone())];
+        let more = more.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let attributes = record.labels.clone().into_iter().chain(named).chain(more).collect();
+        events::tell_all(store, events::Kind::Container, action, &record.id, attributes);
+    }
+
     /// What the container is now. A run that was killed with its keeper is written down as ended when it is first
     /// looked at: nobody was left to do it earlier.
     #[must_use]
     pub fn status(&self, store: &Store) -> Status {
         let place = run_place(store, &self.record.id);
         let running = || files::read_json::<Running>(&place.join("running.json")).ok();
-        if Lock::is_held(&self.dir.join("lock"))
-            && let Some(running) = running()
-        {
-            return Status::Running(running);
+        if Lock::is_held(&self.dir.join("lock")) {
+            if let Some(running) = running() {
+                return Status::Running(Running { paused: place.join(PAUSED).exists(), ..running });
+            }
+            if let Some(restarting) = restart::waiting(&place) {
+                return Status::Restarting(restarting);
+            }
         }
         if let Some(lost) = running()
             && let Ok(Some(_lock)) = Lock::try_take(&self.dir.join("lock"))
@@ -83,6 +97,8 @@ impl Container {
             finished: jiff::Timestamp::now(),
             error: Some("the sandbox was killed".into()),
             fences: lost.fences.clone(),
+            asked: false,
+            restarts: lost.restarts,
         };
         let path = self.dir.join("ended.json");
         // A keeper that was killed between writing the end down and clearing up has told the truth already.

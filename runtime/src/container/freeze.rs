@@ -24,6 +24,10 @@ impl Frozen {
     /// When it cannot be stopped.
     pub fn freeze(store: &Store, container: &Container) -> Result<Option<Self>> {
         let Status::Running(running) = container.status(store) else { return Ok(None) };
+        if running.paused {
+            // It stands still as it is, and is to do so afterwards.
+            return Ok(None);
+        }
         let host = i32::try_from(running.host).ok().and_then(Pid::from_raw);
         let Some(host) = host.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return Ok(None) };
         // The number is its own only if it still runs now that we have hold of it.

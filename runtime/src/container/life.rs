@@ -1,7 +1,8 @@
 //! A container's run, from the lock to the record of its end: the keeper's part.
 
 use super::create::{Unwritten, give_up_room};
-use super::record::{Ended, Running};
+use super::record::{Ended, Record, Running};
+use super::restart::{Again, Tries};
 use super::{Container, ContainerError, Result, program, remove, run_place};
 use crate::grants::Grants;
 use crate::guest::code::{self, CodeError};
@@ -17,6 +18,7 @@ pub struct Lease {
     container: Container,
     lock: Lock,
     unwritten: Option<Unwritten>,
+    tries: Tries,
 }
 
 /// A container whose sandbox is up.
@@ -25,6 +27,7 @@ pub struct Run {
     container: Container,
     lock: Lock,
     unwritten: Option<Unwritten>,
+    tries: Tries,
     place: PathBuf,
     keeper: Keeper,
 }
@@ -47,7 +50,12 @@ pub trait Front {
 
 impl Lease {
     pub(super) fn new(container: Container, lock: Lock, unwritten: Option<Unwritten>) -> Self {
-        Self { container, lock, unwritten }
+        Self { container, lock, unwritten, tries: Tries::default() }
+    }
+
+    /// The right to run it once more, of who had it all the time.
+    pub(super) fn again(container: Container, lock: Lock, tries: Tries) -> Self {
+        Self { container, lock, unwritten: None, tries }
     }
 
     /// Takes the right to run a container.
@@ -61,7 +69,7 @@ impl Lease {
             return Err(ContainerError::NotFound(id));
         }
         match Lock::try_take(&path)? {
-            Some(lock) => Ok(Self { container, lock, unwritten: None }),
+            Some(lock) => Ok(Self::new(container, lock, None)),
             None => Err(ContainerError::Running { id, hint: "it cannot be started again before it has ended" }),
         }
     }
@@ -74,6 +82,46 @@ impl Lease {
     /// # Errors
     /// When the program is missing or no guest, a port is in use, or the sandbox cannot be made.
     pub fn start(self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<Run> {
+        let (place, keeper) = self.launch(store, attach, input)?;
+        let Self { container, lock, unwritten, tries } = self;
+        Ok(Run { container, lock, unwritten, tries, place, keeper })
+    }
+
+    /// The same for a restart, where a start that fails is one more end of the container.
+    ///
+    /// # Errors
+    /// When that end cannot be written down.
+    pub fn start_again(
+        self,
+        store: &Store,
+        attach: Attach,
+        input: Option<OwnedFd>,
+    ) -> Result<std::result::Result<Run, Over>> {
+        let error = match self.launch(store, attach, input) {
+            Ok((place, keeper)) => {
+                let Self { container, lock, unwritten, tries } = self;
+                return Ok(Ok(Run { container, lock, unwritten, tries, place, keeper }));
+            }
+            Err(error) => error,
+        };
+        let Self { container, lock, tries, .. } = self;
+        let exit = Exit { code: error.exit_code(), at: jiff::Timestamp::now(), message: Some(error.to_string()) };
+        let ended = Ended {
+            code: exit.code,
+            started: None,
+            finished: exit.at,
+            error: exit.message.clone(),
+            fences: None,
+            asked: false,
+            restarts: tries.count,
+        };
+        write_down(store, &container, &run_place(store, &container.record.id), &ended)?;
+        let wanted = policy(&container).starts_again(exit.code, tries.count);
+        let again = wanted.then(|| Again::prepare(store, container, lock, tries, &exit)).transpose()?;
+        Ok(Err(Over { exit, again }))
+    }
+
+    fn launch(&self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<(PathBuf, Keeper)> {
         let mut grants = match &self.unwritten {
             Some(unwritten) => unwritten.grants.clone(),
             None => Grants::from_spec(&files::read_json(&self.container.dir.join("config.json"))?)?,
@@ -87,9 +135,10 @@ impl Lease {
         let programs = grants.spawn.then(|| store.clone());
         let network = grants.member.as_ref().map(|member| store.network_members(&member.network));
         let bundle = self.container.dir.clone();
-        let entry = Entry { id, bundle, grants, code, store: programs, network, input, attach };
+        let log = self.container.record.log;
+        let entry = Entry { id, bundle, grants, code, store: programs, network, input, attach, log };
         let keeper = sandbox::launch(&place, entry)?;
-        Ok(Run { container: self.container, lock: self.lock, unwritten: self.unwritten, place, keeper })
+        Ok((place, keeper))
     }
 
     /// An error of compiling names the program as its user knows it, not where the store has it.
@@ -115,28 +164,34 @@ impl Lease {
     }
 }
 
+/// How a run is over.
+#[derive(Debug)]
+pub struct Over {
+    /// The guest's end.
+    pub exit: Exit,
+    /// What is to be done now, if the container is to be started again.
+    pub again: Option<Again>,
+}
+
 impl Run {
     /// Stays with the container until it has ended, and writes everything down.
     ///
     /// # Errors
     /// When the sandbox cannot be watched, or its end cannot be written down.
-    pub fn keep<F: Front>(self, store: &Store, front: &mut F) -> Result<Exit> {
-        let Self { mut container, lock, unwritten, place, keeper } = self;
+    pub fn keep<F: Front>(mut self, store: &Store, front: &mut F) -> Result<Over> {
         if !F::PATIENCE.is_zero() {
-            let early = keeper.attend_early(&container.record.id, Some(F::PATIENCE))?;
-            match (early.phase, &unwritten) {
-                (Phase::Ended(exit), unwritten) => {
-                    let written = match unwritten {
-                        Some(_) => remove::take_away_unwritten(&container.dir),
-                        None => write_down(store, &container, &place, &keeper, early.started, &exit),
-                    };
-                    drop(lock);
+            let early = self.keeper.attend_early(&self.container.record.id, Some(F::PATIENCE))?;
+            match (early.phase.clone(), &self.unwritten) {
+                (Phase::Ended(exit), None) => return self.end(store, front, &early, exit),
+                (Phase::Ended(exit), Some(_)) => {
+                    let written = remove::take_away_unwritten(&self.container.dir);
+                    drop(self.lock);
                     front.ended(&exit, written);
-                    return Ok(exit);
+                    return Ok(Over { exit, again: None });
                 }
                 (_, Some(unwritten)) => {
-                    let written = unwritten.write_down(store, &mut container);
-                    written.inspect_err(|_| keeper.kill_host())?;
+                    let written = unwritten.write_down(store, &mut self.container);
+                    written.inspect_err(|_| self.keeper.kill_host())?;
                 }
                 (_, None) => {}
             }
@@ -144,43 +199,74 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(StoreError::io("watch", &place))?;
-        let exit = runtime.block_on(async {
+            .map_err(StoreError::io("watch", &self.place))?;
+        let over = runtime.block_on(async {
+            let keeper = self.keeper.clone();
             let attend = async {
                 let _ = keeper.attend().await;
             };
             let life = async {
-                let (snapshot, exit) = live(&container, &place, &keeper, front).await?;
-                let written = write_down(store, &container, &place, &keeper, snapshot.started, &exit);
-                // Whoever hears of the end may start or remove the container at once.
-                drop(lock);
-                keeper.settle(&container.record.id);
-                front.ended(&exit, written);
+                let (snapshot, exit) = live(&self, store, front).await?;
+                let over = self.end(store, front, &snapshot, exit);
                 front.close().await;
-                Ok(exit)
+                over
             };
             tokio::pin!(attend, life);
             // The host's reports are taken as long as the container lives, and its life decides when that is over.
             let mut attending = true;
             loop {
                 tokio::select! {
-                    exit = &mut life => return exit,
+                    over = &mut life => return over,
                     () = &mut attend, if attending => attending = false,
                 }
             }
         });
         runtime.shutdown_background();
-        exit
+        over
+    }
+
+    /// Writes the end down, lets go of the container unless it is to be started again, and tells those who wait.
+    fn end<F: Front>(self, store: &Store, front: &mut F, last: &Snapshot, exit: Exit) -> Result<Over> {
+        let Self { container, lock, tries, place, keeper, .. } = self;
+        let id = container.record.id.clone();
+        // What has been asked of a container that failed to start is not to start it again and again.
+        let wanted = !last.asked && (last.started.is_some() || tries.count > 0);
+        let wanted = wanted && policy(&container).starts_again(exit.code, tries.count);
+        let ended = Ended {
+            code: exit.code,
+            started: last.started,
+            finished: exit.at,
+            error: exit.message.clone(),
+            fences: keeper.fences(),
+            asked: last.asked,
+            restarts: tries.count,
+        };
+        if last.started.is_some() {
+            container.tell(store, "die", [("exitCode", exit.code.to_string())]);
+        }
+        let written = write_down(store, &container, &place, &ended);
+        let again = if wanted {
+            Some(Again::prepare(store, container, lock, tries, &exit)?)
+        } else {
+            // Whoever hears of the end may start or remove the container at once.
+            drop(lock);
+            None
+        };
+        keeper.settle(&id);
+        front.ended(&exit, written);
+        Ok(Over { exit, again })
     }
 }
 
+/// The restart policy as it is now: `update` may have changed it meanwhile.
+fn policy(container: &Container) -> super::restart::Policy {
+    let now = files::read_json::<Record>(&container.dir.join("record.json"));
+    now.map_or(container.record.restart, |record| record.restart)
+}
+
 /// From the start to the end of the guest.
-async fn live<F: Front>(
-    container: &Container,
-    place: &Path,
-    keeper: &Keeper,
-    front: &mut F,
-) -> Result<(Snapshot, Exit)> {
+async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snapshot, Exit)> {
+    let Run { container, place, keeper, tries, .. } = run;
     let id = &container.record.id;
     let snapshot = keeper.started(id).await?;
     if let (Some(started), Phase::Running) = (snapshot.started, &snapshot.phase) {
@@ -191,11 +277,14 @@ async fn live<F: Front>(
             ports: snapshot.ports.clone(),
             fences: keeper.fences(),
             program: snapshot.program.clone(),
+            restarts: tries.count,
+            paused: false,
         };
         // What is there is of a run that was killed with its keeper.
         files::remove_tree(place)?;
         std::fs::create_dir(place).map_err(StoreError::io("create", place))?;
         files::write_json(&place.join("running.json"), &running, Durability::Buffered)?;
+        container.tell(store, "start", []);
     }
     let ended = if matches!(snapshot.phase, Phase::Ended(_)) {
         snapshot
@@ -217,20 +306,11 @@ async fn live<F: Front>(
     Ok((ended, exit))
 }
 
-fn write_down(
-    store: &Store,
-    container: &Container,
-    place: &Path,
-    keeper: &Keeper,
-    started: Option<jiff::Timestamp>,
-    exit: &Exit,
-) -> Result<()> {
+fn write_down(store: &Store, container: &Container, place: &Path, ended: &Ended) -> Result<()> {
     if container.record.auto_remove {
         return remove::take_away(store, container, true);
     }
-    let (code, finished) = (exit.code, exit.at);
-    let ended = Ended { code, started, finished, error: exit.message.clone(), fences: keeper.fences() };
-    let write = || files::write_json(&container.dir.join("ended.json"), &ended, Durability::Buffered);
+    let write = || files::write_json(&container.dir.join("ended.json"), ended, Durability::Buffered);
     write().or_else(|_| {
         // The guest may have filled the disk: that is what the room was kept for.
         give_up_room(&container.dir);

@@ -28,7 +28,9 @@ pub mod networks;
 mod program;
 mod record;
 mod remove;
+pub mod restart;
 mod settings;
+mod update;
 pub mod volumes;
 
 pub use commit::{CommitSettings, commit};
@@ -37,12 +39,14 @@ pub use create::{create, create_and_lease};
 pub use export::export;
 pub use find::{find, list};
 pub use freeze::Frozen;
+pub use life::Lease;
 pub use networks::NetworkError;
 pub(crate) use program::search;
 pub use program::{locate_in_image, locate_in_layers, locate_program, program_of};
-pub use record::{Container, Ended, Joined, MountKind, MountPoint, Record, Running, Status};
+pub use record::{Container, Ended, Joined, MountKind, MountPoint, Record, Restarting, Running, Status};
 pub use remove::remove;
 pub use settings::{Join, MountRequest, MountSource, Settings};
+pub use update::{Update, update};
 
 use crate::grants::GrantError;
 use crate::guest::code::CodeError;
@@ -143,6 +147,9 @@ pub enum ContainerError {
         /// What to do.
         hint: &'static str,
     },
+    /// A container that is gone when it ends cannot be started again.
+    #[error("container {} is removed when it ends (--rm), so it can have no restart policy", id::short(.0))]
+    RemovedAtItsEnd(String),
     /// Something that needs a running container.
     #[error("container {} is not running", id::short(.0))]
     NotRunning(String),

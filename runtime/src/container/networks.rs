@@ -2,6 +2,7 @@
 //! symbolic link whose text is the id of the container that has the address, so taking one is one system call.
 
 use super::id;
+use crate::events;
 use crate::grants::{Address, Egress};
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,7 @@ pub fn create(store: &Store, wish: Wish) -> Result<NetworkRecord> {
     files::write_json(&made.join("network.json"), &record, Durability::Flushed)?;
     let place = dir.join(&record.name);
     std::fs::rename(&made, &place).map_err(StoreError::io("create", place))?;
+    events::tell(store, events::Kind::Network, "create", &record.id, [("name", record.name.clone())]);
     Ok(record)
 }
 
@@ -208,6 +210,7 @@ pub fn remove(store: &Store, wanted: &str) -> Result<NetworkRecord> {
     let scratch = store.scratch()?;
     std::fs::rename(&dir, scratch.path().join("network")).map_err(StoreError::io("remove", dir))?;
     let _ = std::fs::remove_dir(store.network_members(&network.name));
+    events::tell(store, events::Kind::Network, "destroy", &network.id, [("name", network.name.clone())]);
     Ok(network)
 }
 

@@ -1,8 +1,9 @@
 //! What is written down of a container: `record.json` when it is made, `running.json` in the run directory while it
 //! runs, `ended.json` when it has ended.
 
+use super::restart::Policy;
 use crate::grants::{Address, Egress, Http, Network, Port, Publish};
-use crate::sandbox::Fences;
+use crate::sandbox::{Fences, log};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -68,6 +69,12 @@ pub struct Record {
     pub http: Http,
     /// The grace period of `stop`, in seconds.
     pub stop_timeout: u32,
+    /// What becomes of it when it ends.
+    #[serde(default)]
+    pub restart: Policy,
+    /// How its log is kept.
+    #[serde(default)]
+    pub log: log::Config,
 }
 
 /// A container's place in a network that its user made.
@@ -134,6 +141,27 @@ pub struct Running {
     pub fences: Option<Fences>,
     /// The digest of the program.
     pub program: String,
+    /// How often it was started again by its restart policy.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Whether it is paused, which a file of its own says.
+    #[serde(skip)]
+    pub paused: bool,
+}
+
+/// What is written down while a container waits to be started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarting {
+    /// The process that waits.
+    pub keeper: u32,
+    /// Which restart it will be, from 1.
+    pub tries: u32,
+    /// How long it waits, in milliseconds.
+    pub pause_ms: u64,
+    /// How the last run ended.
+    pub code: u8,
+    /// When.
+    pub ended: jiff::Timestamp,
 }
 
 /// What is written down when a container has ended.
@@ -149,6 +177,12 @@ pub struct Ended {
     pub error: Option<String>,
     /// The fences that were around it.
     pub fences: Option<Fences>,
+    /// Whether somebody had asked for it.
+    #[serde(default)]
+    pub asked: bool,
+    /// How often it had been started again by its restart policy.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 /// What a container is at one moment.
@@ -158,6 +192,8 @@ pub enum Status {
     Created,
     /// Running.
     Running(Running),
+    /// Over, and to be started again.
+    Restarting(Restarting),
     /// Over.
     Exited(Ended),
 }
@@ -168,15 +204,17 @@ impl Status {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Created => "created",
+            Self::Running(running) if running.paused => "paused",
             Self::Running(_) => "running",
+            Self::Restarting(_) => "restarting",
             Self::Exited(_) => "exited",
         }
     }
 
-    /// Whether it runs.
+    /// Whether it runs, or will again by itself: a keeper has it.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        matches!(self, Self::Running(_))
+        matches!(self, Self::Running(_) | Self::Restarting(_))
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) fn take_away(store: &Store, container: &Container, with_volumes: bool
         volumes::discard_anonymous(store, &container.record.mounts);
     }
     files::remove_tree(&container.dir)?;
+    container.tell(store, "destroy", []);
     Ok(())
 }
 

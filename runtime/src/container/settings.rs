@@ -1,6 +1,8 @@
 //! What a front end asks for when it has a container made.
 
+use super::restart::Policy;
 use crate::grants::{Egress, Http, Network, Port, Publish};
+use crate::sandbox::log;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -48,6 +50,10 @@ pub struct Settings {
     pub http: Http,
     /// The grace period of `stop`, in seconds; Docker's 10 when `None`.
     pub stop_timeout: Option<u32>,
+    /// What becomes of it when it ends.
+    pub restart: Policy,
+    /// How its log is kept.
+    pub log: log::Config,
     /// A Wasm file that is the program, for a container without an image.
     pub module: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@
 use super::record::{MountKind, MountPoint};
 use super::settings::{MountRequest, MountSource};
 use super::{ContainerError, Result, find, id};
+use crate::events;
 use crate::store::{Durability, Store, StoreError, files};
 use crate::{image, rootfs};
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,11 @@ pub fn create(store: &Store, name: Option<&str>, labels: BTreeMap<String, String
     files::write_json(&made.join("volume.json"), &volume, Durability::Flushed)?;
     let place = store.volumes().join(&volume.name);
     match std::fs::rename(&made, &place) {
-        Ok(()) => Ok((volume, true)),
+        Ok(()) => {
+            let driver = [("driver", "local".to_owned())];
+            events::tell(store, events::Kind::Volume, "create", &volume.name, driver);
+            Ok((volume, true))
+        }
         // Somebody else was faster.
         Err(_) if place.join("volume.json").exists() => Ok((inspect(store, &volume.name)?, false)),
         Err(e) => Err(StoreError::io("create", place)(e).into()),
@@ -114,6 +119,7 @@ fn take_away(store: &Store, name: &str) -> Result<()> {
     let scratch = store.scratch()?;
     let place = store.volumes().join(name);
     std::fs::rename(&place, scratch.path().join("volume")).map_err(StoreError::io("remove", place))?;
+    events::tell(store, events::Kind::Volume, "destroy", name, [("driver", "local".to_owned())]);
     Ok(())
 }
 

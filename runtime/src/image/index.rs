@@ -4,9 +4,11 @@
 //! whoever puts blobs in place or takes them away holds it too. So, under the lock, a blob that no manifest of the
 //! index mentions belongs to nobody.
 
-use super::Result;
+use super::{Reference, Result};
+use crate::events;
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -94,11 +96,54 @@ pub(super) struct Descriptor {
     rest: serde_json::Map<String, serde_json::Value>,
 }
 
+/// The names of an index and what each means, and the images that it has.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    names: BTreeMap<String, String>,
+    images: BTreeSet<String>,
+}
+
+impl Known {
+    fn of(index: &Index) -> Self {
+        let id = |entry: &Descriptor| entry.annotations.get(ID).unwrap_or(&entry.digest).clone();
+        let name = |entry: &Descriptor| Some((entry.annotations.get(NAME)?.clone(), id(entry)));
+        Self {
+            names: index.manifests.iter().filter_map(name).collect(),
+            images: index.manifests.iter().map(id).collect(),
+        }
+    }
+
+    /// Tells what has become of it.
+    fn tell(&self, now: &Self, store: &Store) {
+        let tell = |action, id: &String, name: Option<&String>| {
+            let attributes = name.map(|name| ("name".to_owned(), familiar(name))).into_iter().collect();
+            events::tell_all(store, events::Kind::Image, action, id, attributes);
+        };
+        for (name, id) in now.names.iter().filter(|(name, id)| self.names.get(*name) != Some(*id)) {
+            tell("tag", id, Some(name));
+        }
+        for (name, id) in self.names.iter().filter(|(name, _)| !now.names.contains_key(*name)) {
+            tell("untag", id, Some(name));
+        }
+        for id in self.images.difference(&now.images) {
+            tell("delete", id, None);
+        }
+    }
+}
+
+/// A name as its user writes it.
+fn familiar(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
+}
+
 /// A change of the index; other writers wait until it is dropped. Nothing is changed before [`Change::save`].
 #[derive(Debug)]
 pub(super) struct Change {
+    store: Store,
     path: PathBuf,
     index: Index,
+    /// The names and images as the file has them, for telling what has changed.
+    known: RefCell<Known>,
     _lock: Lock,
 }
 
@@ -113,12 +158,16 @@ impl Change {
             other => other?,
         };
         INDEX_TYPE.clone_into(&mut index.media_type);
-        Ok(Self { path, index, _lock: lock })
+        let known = RefCell::new(Known::of(&index));
+        Ok(Self { store: store.clone(), path, index, known, _lock: lock })
     }
 
     /// Puts the index in its place, for good.
     pub fn save(&self) -> Result<()> {
-        Ok(files::write_json(&self.path, &self.index, Durability::Flushed)?)
+        files::write_json(&self.path, &self.index, Durability::Flushed)?;
+        let now = Known::of(&self.index);
+        self.known.replace(now.clone()).tell(&now, &self.store);
+        Ok(())
     }
 
     /// Whether there is an entry for this manifest.

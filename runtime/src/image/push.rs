@@ -2,6 +2,7 @@
 
 use super::index::MANIFEST_TYPE;
 use super::{ImageError, Images, Reference, blobs, index};
+use crate::events;
 use crate::registry::{Access, Counter, Registries, RegistryError, Repository, Uploaded};
 use crate::store::{Store, StoreError, files};
 use futures::{StreamExt, TryStreamExt};
@@ -70,7 +71,7 @@ pub fn push(
         Err(ImageError::NotFound { .. }) => return Err(PushError::NoName(reference.familiar())),
         other => other?,
     };
-    let digest = found.image.manifest;
+    let digest = found.image.manifest.clone();
     let manifest = images.manifest(&digest)?;
     let bytes = files::read(&blobs::path(store, &digest)?)?;
     // Linked, so that they stay while they are sent, whatever is removed meanwhile.
@@ -90,33 +91,37 @@ pub fn push(
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(StoreError::io("start threads for", store.root()))?;
-    runtime.block_on(async {
-        let repository = Repository::open(registries, reference, Access::Push, &froms).await?;
-        let put = async |(digest, size, file): (String, u64, std::path::PathBuf)| {
-            // As with Docker, of the config nobody speaks.
-            let told = digest != manifest.config.digest;
-            if told {
-                progress.wanted(&digest, size);
-            }
-            let source = sources.get(&digest).map(String::as_str);
-            let (listener, name) = (progress.clone(), digest.clone());
-            let counter = Counter(Arc::new(move |bytes| {
+    runtime
+        .block_on(async {
+            let repository = Repository::open(registries, reference, Access::Push, &froms).await?;
+            let put = async |(digest, size, file): (String, u64, std::path::PathBuf)| {
+                // As with Docker, of the config nobody speaks.
+                let told = digest != manifest.config.digest;
                 if told {
-                    listener.sent(&name, bytes);
+                    progress.wanted(&digest, size);
                 }
-            }));
-            let how = repository.put_blob((&digest, size), &file, source, &counter).await?;
-            if told {
-                progress.done(&digest, how, source);
-            }
-            Ok::<_, PushError>(())
-        };
-        futures::stream::iter(all).map(put).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
-        let media_type = manifest.media_type.as_deref().unwrap_or(MANIFEST_TYPE);
-        let size = bytes.len();
-        repository.put_manifest(tag, media_type, bytes.into()).await?;
-        Ok(Pushed { digest, size })
-    })
+                let source = sources.get(&digest).map(String::as_str);
+                let (listener, name) = (progress.clone(), digest.clone());
+                let counter = Counter(Arc::new(move |bytes| {
+                    if told {
+                        listener.sent(&name, bytes);
+                    }
+                }));
+                let how = repository.put_blob((&digest, size), &file, source, &counter).await?;
+                if told {
+                    progress.done(&digest, how, source);
+                }
+                Ok::<_, PushError>(())
+            };
+            futures::stream::iter(all).map(put).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+            let media_type = manifest.media_type.as_deref().unwrap_or(MANIFEST_TYPE);
+            let size = bytes.len();
+            repository.put_manifest(tag, media_type, bytes.into()).await?;
+            Ok(Pushed { digest, size })
+        })
+        .inspect(|_| {
+            events::tell(store, events::Kind::Image, "push", &found.image.id, [("name", reference.familiar())])
+        })
 }
 
 /// Which repository of the same registry a blob is probably in, by the names of this store's images.

@@ -1,7 +1,7 @@
 //! The keeper: the small side of a sandbox, which sees the host die and tells the truth about it.
 
 use super::asking::answers::{Answers, refuse_program};
-use super::log::{self, Attach};
+use super::log;
 use super::snapshot::{Exit, Phase, Snapshot};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
@@ -61,7 +61,10 @@ struct Kept {
     counted: (u64, Option<Counts>),
 }
 
-type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, Attach);
+/// What is in the run directory of a container while it is paused.
+pub(crate) const PAUSED: &str = "paused";
+
+type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, log::To);
 
 /// What follows the output of a container that was sent over, and that its peers know it.
 type Sent = (std::thread::JoinHandle<()>, Option<peers::Registered>);
@@ -72,7 +75,7 @@ impl Keeper {
         pid: i32,
         socket: OwnedFd,
         rootless: Option<bool>,
-        (id, bundle, program, answers, peers, output, attach): FirstContainer,
+        (id, bundle, program, answers, peers, output, to): FirstContainer,
     ) -> Result<Self, SandboxError> {
         let pid = Pid::from_raw(pid).ok_or(SandboxError::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(system("watch the host process"))?;
@@ -84,11 +87,12 @@ impl Keeper {
                 started: None,
                 ports: vec![],
                 program,
+                asked: false,
                 settled: false,
             },
             killed: false,
             waiting: None,
-            pump: Some(pump(output, bundle, attach)?),
+            pump: Some(pump(output, bundle, to)?),
             answers,
             peers,
             counted: (0, None),
@@ -163,6 +167,7 @@ impl Keeper {
             started: None,
             ports: vec![],
             program: entry.code.digest.clone(),
+            asked: false,
             // Nobody writes down the end of a container that is not of our own store.
             settled: true,
         };
@@ -231,7 +236,7 @@ impl Keeper {
             description: entry.code.description.clone(),
             reserved: reserved.iter().map(|r| (r.publish, r.address)).collect(),
         }));
-        let pump = pump(output, entry.bundle.clone(), entry.attach)?;
+        let pump = pump(output, entry.bundle.clone(), log::To { attach: entry.attach, log: entry.log })?;
         let peers = join(&entry.id, &entry.bundle, &entry.grants, entry.network.as_deref())?;
         wire::send(self.0.socket.as_fd(), &order, &fds).map_err(system("hand the container to its sandbox"))?;
         Ok((pump, peers))
@@ -248,7 +253,13 @@ impl Keeper {
     /// # Errors
     /// When it is not in this sandbox.
     pub fn stop(&self, id: &str) -> Result<(), SandboxError> {
-        self.look(id)?;
+        self.state()
+            .containers
+            .get_mut(id)
+            .map(|kept| kept.snapshot.asked = true)
+            .ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
+        // A paused one could not hear of it.
+        self.resume();
         // A host that is gone has reported, or is about to be seen.
         let _ = wire::send(self.0.socket.as_fd(), &Order::Stop(id.to_owned()), &[]);
         Ok(())
@@ -264,6 +275,7 @@ impl Keeper {
             let mut state = self.state();
             let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
             kept.killed = true;
+            kept.snapshot.asked = true;
             let lives = |kept: &Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
             state.containers.iter().all(|(other, kept)| other == id || !lives(kept))
         };
@@ -273,6 +285,53 @@ impl Keeper {
             let _ = wire::send(self.0.socket.as_fd(), &Order::Kill(id.to_owned()), &[]);
         }
         Ok(())
+    }
+
+    /// Holds a running container where it is, host calls and all: its process is stopped (SIGSTOP), so what comes to its
+    /// ports waits in the kernel.
+    ///
+    /// # Errors
+    /// When it does not run, or shares its sandbox with others that do.
+    pub fn pause(&self, id: &str) -> Result<(), SandboxError> {
+        let phase = self.look(id)?.phase;
+        if phase != Phase::Running {
+            return Err(SandboxError::Phase { id: id.to_owned(), phase: phase.word(), wanted: "paused" });
+        }
+        if self.is_paused() {
+            return Err(SandboxError::Phase { id: id.to_owned(), phase: "paused", wanted: "paused again" });
+        }
+        let lives = |kept: &Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
+        if self.state().containers.iter().any(|(other, kept)| other != id && lives(kept)) {
+            return Err(SandboxError::Shared(id.to_owned()));
+        }
+        std::fs::write(self.0.place.join(PAUSED), []).map_err(system("write down that it is paused"))?;
+        pidfd_send_signal(&self.0.pidfd, Signal::STOP).map_err(system("stop the host process"))
+    }
+
+    /// Lets a paused container go on.
+    ///
+    /// # Errors
+    /// When it is not paused.
+    pub fn unpause(&self, id: &str) -> Result<(), SandboxError> {
+        let phase = self.look(id)?.phase;
+        if !self.is_paused() {
+            return Err(SandboxError::Phase { id: id.to_owned(), phase: phase.word(), wanted: "unpaused" });
+        }
+        self.resume();
+        Ok(())
+    }
+
+    /// Whether the sandbox is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.0.place.join(PAUSED).exists()
+    }
+
+    fn resume(&self) {
+        if self.is_paused() {
+            let _ = pidfd_send_signal(&self.0.pidfd, Signal::CONT);
+            let _ = std::fs::remove_file(self.0.place.join(PAUSED));
+        }
     }
 
     /// Ends the host process and every guest in it.
@@ -504,10 +563,10 @@ impl Keeper {
     }
 }
 
-fn pump(output: OwnedFd, bundle: PathBuf, attach: Attach) -> Result<std::thread::JoinHandle<()>, SandboxError> {
+fn pump(output: OwnedFd, bundle: PathBuf, to: log::To) -> Result<std::thread::JoinHandle<()>, SandboxError> {
     std::thread::Builder::new()
         .name("log".into())
         .stack_size(128 << 10)
-        .spawn(move || log::pump(output, &bundle, attach))
+        .spawn(move || log::pump(output, &bundle, to))
         .map_err(system("start the log's thread"))
 }

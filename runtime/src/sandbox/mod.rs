@@ -15,6 +15,7 @@ mod wire;
 
 pub use fence::{Fence, Fences};
 pub use keeper::Keeper;
+pub(crate) use keeper::PAUSED;
 pub use log::Attach;
 pub use snapshot::{Exit, Phase, Snapshot};
 
@@ -54,6 +55,12 @@ pub enum SandboxError {
          cannot be given more directories; give the container a sandbox of its own"
     )]
     NoRoom,
+    /// A container that cannot be held up alone.
+    #[error(
+        "container {0} shares its sandbox with others that run, which would be paused with it; pause the sandbox's \
+         containers by stopping them, or give each a sandbox of its own"
+    )]
+    Shared(String),
     /// No such container in this sandbox.
     #[error("no container {0} in this sandbox")]
     NoContainer(String),
@@ -92,6 +99,8 @@ pub struct Entry {
     pub input: Option<OwnedFd>,
     /// Where its output goes besides the log.
     pub attach: Attach,
+    /// How the log is kept.
+    pub log: log::Config,
 }
 
 /// Makes a sandbox around one container and starts it. `place` is a directory of its own in the run directory.
@@ -122,7 +131,8 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         .map_err(system("make the control socket"))?;
     let (output, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
-    let Entry { id, bundle, grants, code, store, network, input, attach } = entry;
+    let Entry { id, bundle, grants, code, store, network, input, attach, log } = entry;
+    let to = log::To { attach, log };
     let digest = code.digest;
     let answers = asking::answers::Answers::new(store, grants.egress.clone(), network.clone());
     let launch = host::Launch {
@@ -153,7 +163,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
             let rootless = namespaces.map(|n| n.rootless).ok();
-            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, attach))
+            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, to))
         }
     }
 }

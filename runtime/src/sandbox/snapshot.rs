@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub ports: Vec<(Port, SocketAddr)>,
     /// The digest of its program.
     pub program: String,
+    /// Whether somebody has asked for its end.
+    pub asked: bool,
     /// Whether its end is written down, so that those who wait for it may hear of it.
     pub settled: bool,
 }

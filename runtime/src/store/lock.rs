@@ -2,7 +2,7 @@
 
 use super::{Result, StoreError};
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -62,6 +62,22 @@ impl Lock {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(None),
             Err(e) => Err(StoreError::io("lock", path)(e)),
         }
+    }
+
+    /// The descriptor of the lock, which outlives an exec and is still locked then.
+    ///
+    /// # Errors
+    /// When its flags cannot be set.
+    pub fn hand_on(self) -> std::io::Result<OwnedFd> {
+        rustix::io::fcntl_setfd(&self.file, rustix::io::FdFlags::empty())?;
+        Ok(self.file.into())
+    }
+
+    /// The lock behind a descriptor that was handed on.
+    #[must_use]
+    pub fn taken_over(lock: OwnedFd) -> Self {
+        let _ = rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::CLOEXEC);
+        Self { file: lock.into() }
     }
 
     /// Whether the file that is locked is still the one at `path`: who had it before may have removed it.

@@ -165,3 +165,53 @@ fn bytes_that_are_no_text_do_not_break_the_log() {
     assert_eq!(logged.lines().len(), 2, "{logged}");
     assert!(logged.lines()[1].starts_with("next \"line\" \\ "), "{logged}");
 }
+
+#[test]
+fn a_log_is_rotated_and_read_across_its_files() {
+    let store = Store::shared(&["probe"]);
+    let container = store.container("rotated");
+    let limits = "--log-opt max-size=100k --log-opt max-file=3";
+    store.sampan(format!("run --name {container} {limits} probe lines 20000")).ok();
+    let dir = store.root().join("containers").join(container.id());
+    let size = |name: &str| std::fs::metadata(dir.join(name)).map(|meta| meta.len()).ok();
+    assert!(size("json.log.1").is_some() && size("json.log.2").is_some() && size("json.log.3").is_none());
+    // A batch more than the limit, at most.
+    let total: u64 = ["json.log", "json.log.1", "json.log.2"].into_iter().filter_map(size).sum();
+    assert!(total < 3 * (100 << 10) + 3 * (256 << 10), "{total}");
+    let lines: Vec<usize> = container.logs().stdout.lines().map(|line| line.parse().unwrap()).collect();
+    let last = *lines.last().unwrap();
+    assert!(lines.len() > 1000 && lines.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{} lines", lines.len());
+    let tail = store.sampan(format!("logs --tail 3000 {container}")).ok().stdout;
+    assert_eq!((tail.lines().count(), tail.lines().last().unwrap().parse()), (3000, Ok(last)));
+}
+
+#[test]
+fn a_log_is_followed_across_its_files() {
+    let store = Store::shared(&["probe"]);
+    let container = store.container("rotated");
+    let limits = "--log-opt max-size=64k --log-opt max-file=50";
+    store.sampan(format!("create -i --name {container} {limits} probe stdin")).ok();
+    let text: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
+    let run = store.sampan(format!("start -a -i {container}")).stdin(&text).start();
+    eventually("it runs", || container.status() != "created");
+    let followed = store.sampan(format!("logs -f {container}")).ok();
+    run.finish().ok();
+    assert!(followed.stdout == text, "{} lines", followed.stdout.lines().count());
+}
+
+#[test]
+fn a_log_has_the_drivers_format_or_is_none() {
+    let store = Store::shared(&["probe"]);
+    let container = store.container("cri");
+    store.sampan(format!("run --name {container} --log-driver cri probe both 4")).ok();
+    container.logs().stdout_is("1\n3\n").stderr_is("2\n4\n");
+    let text = std::fs::read_to_string(container.inspect("{{.LogPath}}")).unwrap();
+    assert!(text.lines().next().unwrap().ends_with("Z stdout F 1"), "{text}");
+    assert_eq!(container.inspect("{{.HostConfig.LogConfig.Type}}"), "cri");
+    let silent = store.container("silent");
+    store.sampan(format!("run --name {silent} --log-driver none probe both 4")).ok().stdout_is("1\n3\n");
+    store.sampan(format!("logs {silent}")).fails(1).stderr_has("--log-driver none");
+    for bad in ["--log-driver syslog", "--log-opt max-size=big", "--log-opt max-file=0", "--log-opt compress=true"] {
+        store.sampan(format!("run --rm {bad} probe")).fails(125).stderr_has("log");
+    }
+}

@@ -14,6 +14,8 @@ mod dockerfile;
 #[cfg(test)]
 mod egress;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod exchange;
 #[cfg(test)]
 mod fences;
@@ -51,6 +53,8 @@ mod python;
 mod refused;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod restart;
 #[cfg(test)]
 mod rootless;
 #[cfg(test)]

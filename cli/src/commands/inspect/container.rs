@@ -29,7 +29,7 @@ pub fn describe(store: &Store, container: &Container, size: bool) -> Value {
         "Image": record.image_id,
         "LogPath": log::place(&container.dir),
         "Name": format!("/{}", record.name),
-        "RestartCount": 0,
+        "RestartCount": restarts(&status),
         "Driver": "overlay",
         "Platform": "wasm",
         "HostConfig": host_config(record),
@@ -52,17 +52,18 @@ fn state(status: &Status) -> Value {
     let (pid, started) = match status {
         Status::Running(running) => (running.host, Some(running.started)),
         Status::Exited(ended) => (0, ended.started),
-        Status::Created => (0, None),
+        Status::Created | Status::Restarting(_) => (0, None),
     };
     let (code, error, finished) = match status {
         Status::Exited(ended) => (ended.code, ended.error.as_deref(), Some(ended.finished)),
+        Status::Restarting(waiting) => (waiting.code, None, Some(waiting.ended)),
         _ => (0, None, None),
     };
     json!({
         "Status": status.word(),
         "Running": status.is_running(),
-        "Paused": false,
-        "Restarting": false,
+        "Paused": status.word() == "paused",
+        "Restarting": matches!(status, Status::Restarting(_)),
         "OOMKilled": false,
         "Dead": false,
         "Pid": pid,
@@ -71,6 +72,25 @@ fn state(status: &Status) -> Value {
         "StartedAt": time(started),
         "FinishedAt": time(finished),
     })
+}
+
+fn log_config(log: log::Config) -> Value {
+    let size = log.max_size.map_or_else(|| "-1".to_owned(), |size| size.to_string());
+    let options = match log.driver {
+        log::Driver::None => json!({}),
+        _ => json!({ "max-size": size, "max-file": log.max_files.to_string() }),
+    };
+    json!({ "Type": log.driver.to_string(), "Config": options })
+}
+
+/// How often its restart policy has started it again in a row.
+fn restarts(status: &Status) -> u32 {
+    match status {
+        Status::Running(running) => running.restarts,
+        Status::Restarting(waiting) => waiting.tries,
+        Status::Exited(ended) => ended.restarts,
+        Status::Created => 0,
+    }
 }
 
 /// Its ports and its place in its network. The address is one that it and its peers know; the host has no such one.
@@ -123,7 +143,8 @@ fn host_config(record: &Record) -> Value {
         "PublishAllPorts": false,
         "AutoRemove": record.auto_remove,
         "ReadonlyRootfs": record.read_only,
-        "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
+        "LogConfig": log_config(record.log),
+        "RestartPolicy": { "Name": record.restart.name(), "MaximumRetryCount": record.restart.times() },
     })
 }
 
@@ -196,10 +217,11 @@ fn ours(record: &Record, status: &Status) -> Value {
     let (program, shown) = match status {
         Status::Running(running) => (Some(&running.program), running.fences.clone()),
         Status::Exited(ended) => (None, ended.fences.clone()),
-        Status::Created => (None, None),
+        Status::Created | Status::Restarting(_) => (None, None),
     };
     let keeper = match status {
         Status::Running(running) => running.keeper,
+        Status::Restarting(waiting) => waiting.keeper,
         _ => 0,
     };
     let http = json!({
@@ -227,6 +249,7 @@ fn fences(fences: Fences) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sampan_runtime::container::restart::Policy;
     use sampan_runtime::container::{Ended, Running};
     use sampan_runtime::grants::{Egress, Http, Network, Publish};
 
@@ -260,6 +283,8 @@ mod tests {
             allow_spawn: false,
             http: Http::default(),
             stop_timeout: 10,
+            restart: Policy::OnFailure(Some(3)),
+            log: log::Config::default(),
         }
     }
 
@@ -282,13 +307,16 @@ mod tests {
                 seccomp: Fence::Stands("allow list".into()),
             }),
             program: "sha256:cd".into(),
+            restarts: 2,
+            paused: true,
         };
         let (record, status) = (record(), Status::Running(running));
         assert_eq!(
             ports(&record, &status),
             json!({"8000/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "53/udp": null})
         );
-        assert_eq!(state(&status)["Pid"], 2);
+        assert_eq!((&state(&status)["Pid"], &state(&status)["Status"]), (&json!(2), &json!("paused")));
+        assert_eq!(restarts(&status), 2);
         assert_eq!(state(&status)["FinishedAt"], NEVER);
         let ours = ours(&record, &status);
         assert_eq!(ours["Program"], "sha256:cd");
@@ -301,6 +329,7 @@ mod tests {
         let record = record();
         let host = host_config(&record);
         assert_eq!(host["Binds"], json!(["/srv:/data:ro"]));
+        assert_eq!(host["RestartPolicy"], json!({"Name": "on-failure", "MaximumRetryCount": 3}));
         assert_eq!(
             host["PortBindings"],
             json!({"8000/tcp": [{"HostIp": "", "HostPort": "8080"}, {"HostIp": "127.0.0.1", "HostPort": ""}]})
@@ -319,6 +348,8 @@ mod tests {
             finished: "2026-03-01T12:30:01.25Z".parse().unwrap(),
             error: Some("no".into()),
             fences: None,
+            asked: false,
+            restarts: 0,
         };
         let state = state(&Status::Exited(ended));
         assert_eq!(

@@ -1,18 +1,17 @@
 //! `logs`.
 
-mod follow;
 mod read;
 
 use crate::Context;
 use crate::commands::filter;
+use crate::commands::watch::Watch;
 use crate::format::time::parse_since;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use follow::Watch;
 use jiff::Timestamp;
 use read::Reader;
 use sampan_runtime::container::{self, Container};
-use sampan_runtime::sandbox::log::{self, Line};
+use sampan_runtime::sandbox::log::{self, Driver, Line};
 use sampan_runtime::store::{Lock, Store};
 use std::io::{self, ErrorKind, Write};
 use std::ops::ControlFlow;
@@ -54,7 +53,10 @@ impl LogsArgs {
         if self.diagnostics {
             return diagnostics(&found, tail, self.timestamps);
         }
-        let reader = Reader::new(log::place(&found.dir), tail);
+        if found.record.log.driver == Driver::None {
+            bail!("container {} has no log: it was made with --log-driver none", found.record.name);
+        }
+        let reader = Reader::new(log::place(&found.dir), tail)?;
         let printed =
             if self.follow { follow(&store, &found, reader, &mut printer) } else { all(reader, &mut printer) };
         match printed {

@@ -1,28 +1,43 @@
 //! Reading a log that may still grow, from its end or its beginning.
 
-use sampan_runtime::sandbox::log::Line;
+use crate::commands::tail::{self, BLOCK, Tail};
+use sampan_runtime::sandbox::log::{self, Line};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-const BLOCK: usize = 64 << 10;
-
 /// Reads a log, each time from where it was.
-pub struct Reader {
-    path: PathBuf,
-    file: Option<File>,
-    /// How many lines of what is there at the first look are wanted.
-    tail: Option<usize>,
-    /// The beginning of a line that is not whole yet.
-    pending: Vec<u8>,
-}
+pub struct Reader(Tail);
 
 impl Reader {
-    /// Reads the log at `path`, which need not be there yet, from its last lines on.
-    pub fn new(path: PathBuf, tail: Option<usize>) -> Self {
-        Self { path, file: None, tail, pending: Vec::new() }
+    /// Reads the log at `path`, which need not be there yet, with what was rotated away of it, from its last lines on.
+    pub fn new(path: PathBuf, tail: Option<usize>) -> io::Result<Self> {
+        // The newest first: what is rotated meanwhile is then found twice, not missed.
+        let mut files: Vec<File> = Vec::new();
+        for path in std::iter::once(path.clone()).chain(log::rotated(&path)) {
+            if let Some(file) = tail::open(&path)?
+                && !tail::is_among(&file, &files)?
+            {
+                files.push(file);
+            }
+        }
+        files.reverse();
+        let Some(mut wanted) = tail else { return Ok(Self(Tail::new(path, files))) };
+        // From the newest backwards, until there are enough lines.
+        let mut chosen = Vec::new();
+        for mut file in files.into_iter().rev() {
+            let (start, seen) = start_of_last(&file, wanted)?;
+            file.seek(SeekFrom::Start(start))?;
+            chosen.push(file);
+            wanted -= seen;
+            if wanted == 0 {
+                break;
+            }
+        }
+        chosen.reverse();
+        Ok(Self(Tail::new(path, chosen)))
     }
 
     /// Gives out every line that has become whole since the last time, until `take` has had enough.
@@ -30,44 +45,7 @@ impl Reader {
         &mut self,
         mut take: impl FnMut(&Line<'_>) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<ControlFlow<()>> {
-        let tail = self.tail.take();
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => match File::open(&self.path) {
-                Ok(mut file) => {
-                    if let Some(lines) = tail {
-                        let start = start_of_last(&file, lines)?;
-                        file.seek(SeekFrom::Start(start))?;
-                    }
-                    self.file.insert(file)
-                }
-                // A container that has said nothing has no log.
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ControlFlow::Continue(())),
-                Err(error) => return Err(error),
-            },
-        };
-        let mut block = vec![0; BLOCK];
-        loop {
-            let read = match file.read(&mut block) {
-                Ok(0) => return Ok(ControlFlow::Continue(())),
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            for piece in block.get(..read).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
-                if !piece.ends_with(b"\n") || !self.pending.is_empty() {
-                    self.pending.extend_from_slice(piece);
-                }
-                let whole = if self.pending.is_empty() { piece } else { &self.pending };
-                if whole.ends_with(b"\n") {
-                    let flow = parse(whole).map_or(Ok(ControlFlow::Continue(())), |line| take(&line))?;
-                    self.pending.clear();
-                    if flow.is_break() {
-                        return Ok(flow);
-                    }
-                }
-            }
-        }
+        self.0.read_on(|bytes| parse(bytes).map_or(Ok(ControlFlow::Continue(())), |line| take(&line)))
     }
 }
 
@@ -75,14 +53,15 @@ impl Reader {
 fn parse(bytes: &[u8]) -> Option<Line<'_>> {
     /// What a line begins with; within a line its quotes would be escaped.
     const BEGIN: &[u8] = br#"{"log":""#;
-    serde_json::from_slice(bytes).ok().or_else(|| {
+    log::parse(bytes).or_else(|| {
         let begin = bytes.windows(BEGIN.len()).rposition(|window| window == BEGIN)?;
-        serde_json::from_slice(bytes.get(begin..)?).ok()
+        log::parse(bytes.get(begin..)?)
     })
 }
 
-/// Where the last lines begin, found from the end backwards. What follows the last newline is no line yet.
-fn start_of_last(file: &File, lines: usize) -> io::Result<u64> {
+/// Where the last lines begin, and how many there are, found from the end backwards. What follows the last newline is
+/// no line yet.
+fn start_of_last(file: &File, lines: usize) -> io::Result<(u64, usize)> {
     let mut block = vec![0; BLOCK];
     let mut at = file.metadata()?.len();
     let mut seen = 0;
@@ -94,12 +73,12 @@ fn start_of_last(file: &File, lines: usize) -> io::Result<u64> {
         let newlines = block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
         for (place, _) in newlines {
             if seen == lines {
-                return Ok(at + place as u64 + 1);
+                return Ok((at + place as u64 + 1, seen));
             }
             seen += 1;
         }
     }
-    Ok(0)
+    Ok((0, seen))
 }
 
 #[cfg(test)]
@@ -147,7 +126,7 @@ mod tests {
     #[test]
     fn a_log_may_come_late_and_in_pieces() {
         let log = Log::new("pieces");
-        let mut reader = Reader::new(log.0.clone(), Some(0));
+        let mut reader = Reader::new(log.0.clone(), Some(0)).unwrap();
         assert!(log.read(&mut reader).is_empty());
         let line = json("one");
         let (begin, end) = line.split_at(10);
@@ -168,7 +147,7 @@ mod tests {
         }
         log.write(b"{\"log\":\"cut");
         for lines in [0, 1, 2, 7, 20, 30] {
-            let mut reader = Reader::new(log.0.clone(), Some(lines));
+            let mut reader = Reader::new(log.0.clone(), Some(lines)).unwrap();
             let read = log.read(&mut reader);
             let first = 20usize.saturating_sub(lines);
             let numbers: Vec<_> = read.iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
@@ -184,7 +163,7 @@ mod tests {
         log.write(&json("two {\"log\":\" x"));
         log.write(b"no json\n");
         log.write(&json("three"));
-        let mut reader = Reader::new(log.0.clone(), None);
+        let mut reader = Reader::new(log.0.clone(), None).unwrap();
         assert_eq!(log.read(&mut reader), ["one", "two {\"log\":\" x", "three"]);
     }
 
@@ -194,7 +173,7 @@ mod tests {
         log.write(&json("one"));
         log.write(&json("two"));
         let mut count = 0;
-        let flow = Reader::new(log.0.clone(), None).read_on(|_| {
+        let flow = Reader::new(log.0.clone(), None).unwrap().read_on(|_| {
             count += 1;
             Ok(ControlFlow::Break(()))
         });

@@ -230,6 +230,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         network: None,
         input: None,
         attach: if ground.quiet { Attach::Detached } else { Attach::Terminal },
+        log: log::Config::default(),
     };
     let exit = aside::run(&place, entry).map_err(|e| cannot(&e))?;
     match (exit.code, exit.message) {

@@ -17,6 +17,7 @@ use super::images::Finished;
 use super::platform::{Index, Platform};
 use super::{Image, Images, Layer, Reference, blobs, unpack};
 use crate::container::locate_in_layers;
+use crate::events;
 use crate::guest::code;
 use crate::registry::{Access, Fetched, Registries, Repository};
 use crate::store::{Durability, Scratch, Store, StoreError, files};
@@ -96,19 +97,24 @@ pub fn pull(
     let runtime = runtime.map_err(StoreError::io("start threads for", store.root()))?;
     let name = reference.pinned();
     sweep(store, KEPT);
-    runtime.block_on(async {
-        let repository = Repository::open(registries, reference, Access::Pull, &[]).await?;
-        let found = find(&repository, &name, platform).await?;
-        let pull = Pull { store, name, repository: Arc::new(repository), found, progress };
-        // Another image's removal may take layers away that this one shares; then they are unpacked anew.
-        let mut attempt = 1;
-        loop {
-            match pull.run().await {
-                Err(PullError::LayerRemoved) if attempt < 4 => attempt += 1,
-                other => return other,
+    runtime
+        .block_on(async {
+            let repository = Repository::open(registries, reference, Access::Pull, &[]).await?;
+            let found = find(&repository, &name, platform).await?;
+            let pull = Pull { store, name, repository: Arc::new(repository), found, progress };
+            // Another image's removal may take layers away that this one shares; then they are unpacked anew.
+            let mut attempt = 1;
+            loop {
+                match pull.run().await {
+                    Err(PullError::LayerRemoved) if attempt < 4 => attempt += 1,
+                    other => return other,
+                }
             }
-        }
-    })
+        })
+        .inspect(|pulled| {
+            let attributes = [("name", pulled.name.familiar())];
+            events::tell(store, events::Kind::Image, "pull", &pulled.image.id, attributes);
+        })
 }
 
 /// What a registry has under a name.

@@ -1,7 +1,20 @@
-//! A container's log, in the format of Docker's `json-file` driver: one JSON object a line, with `log`, `stream` and
-//! `time`. The keeper writes it, so nothing is lost when the host dies.
+//! A container's log, by default in the format of Docker's `json-file` driver: one JSON object a line, with `log`,
+//! `stream` and `time`. The keeper writes it, so nothing is lost when the host dies, and reads on when it has written, so
+//! that a guest waits for its log and neither of them grows.
+//!
+//! ```text
+//! config  the driver and its limits
+//! file    the file, and those before it
+//! ```
+
+mod config;
+mod file;
+
+pub use config::{Config, Driver, NoDriver};
+pub use file::{parse, rotated};
 
 use crate::guest::stdio::{Channel, HEAD};
+use file::{LogFile, record};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fs::File;
@@ -34,6 +47,13 @@ pub enum Attach {
     Terminal,
 }
 
+/// Where a container's output goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct To {
+    pub attach: Attach,
+    pub log: Config,
+}
+
 /// The log's place in a bundle.
 #[must_use]
 pub fn place(bundle: &Path) -> PathBuf {
@@ -47,9 +67,9 @@ pub fn diagnostics_place(bundle: &Path) -> PathBuf {
 }
 
 /// Moves everything from the pipe to the log, and to the terminal if wanted, until the other side is closed.
-pub(super) fn pump(pipe: OwnedFd, bundle: &Path, attach: Attach) {
+pub(super) fn pump(pipe: OwnedFd, bundle: &Path, to: To) {
     let mut pipe = File::from(pipe);
-    let mut sink = Sink::new(bundle, attach);
+    let mut sink = Sink::new(bundle, to);
     let mut buffer = vec![0u8; 64 << 10];
     let mut pending = Vec::new();
     loop {
@@ -82,19 +102,21 @@ fn soon(pipe: &File) -> bool {
 const BATCH: usize = 64 << 10;
 
 struct Sink<'a> {
-    log: Option<File>,
+    log: LogFile,
     unwritten: Vec<u8>,
     bundle: &'a Path,
     attach: Attach,
+    driver: Driver,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     told: bool,
 }
 
 impl<'a> Sink<'a> {
-    fn new(bundle: &'a Path, attach: Attach) -> Self {
+    fn new(bundle: &'a Path, To { attach, log }: To) -> Self {
         let (unwritten, stdout, stderr) = (Vec::new(), Vec::new(), Vec::new());
-        Self { log: None, unwritten, bundle, attach, stdout, stderr, told: false }
+        let (driver, log) = (log.driver, LogFile::new(place(bundle), log));
+        Self { log, unwritten, bundle, attach, driver, stdout, stderr, told: false }
     }
 
     /// Takes every whole frame and says how many bytes they were.
@@ -135,7 +157,7 @@ impl<'a> Sink<'a> {
         for piece in body.split_inclusive(|b| *b == b'\n') {
             line.extend_from_slice(piece);
             if line.ends_with(b"\n") || line.len() >= LONGEST {
-                record(line, name, out);
+                record(self.driver, line, name, out);
                 line.clear();
             }
         }
@@ -158,14 +180,8 @@ impl<'a> Sink<'a> {
     }
 
     fn write_out(&mut self) {
-        if self.log.is_none() {
-            // Not made anew where the container has been removed meanwhile.
-            self.log = File::options().create(true).append(true).open(place(self.bundle)).ok();
-        }
-        if let Some(log) = &mut self.log {
-            // A full disk loses log lines, not the container.
-            let _ = log.write_all(&self.unwritten);
-        }
+        // A full disk loses log lines, not the container.
+        let _ = self.log.write(&self.unwritten);
         self.unwritten.clear();
     }
 
@@ -175,22 +191,15 @@ impl<'a> Sink<'a> {
         for (line, name) in [(std::mem::take(&mut self.stdout), "stdout"), (std::mem::take(&mut self.stderr), "stderr")]
         {
             if !line.is_empty() {
-                record(&line, name, &mut out);
+                record(self.driver, &line, name, &mut out);
             }
         }
         self.unwritten = out;
         // Of a foreground container that ended before it was written down, nobody can ask for the log.
         let unknown = || self.attach == Attach::Terminal && !self.bundle.join("record.json").exists();
-        if !self.unwritten.is_empty() && (self.log.is_some() || !unknown()) {
+        if !self.unwritten.is_empty() && (self.log.is_open() || !unknown()) {
             self.write_out();
         }
-    }
-}
-
-fn record(line: &[u8], stream: &str, out: &mut Vec<u8>) {
-    let line = Line { log: String::from_utf8_lossy(line), stream: stream.into(), time: jiff::Timestamp::now() };
-    if serde_json::to_writer(&mut *out, &line).is_ok() {
-        out.push(b'\n');
     }
 }
 
@@ -198,6 +207,9 @@ fn record(line: &[u8], stream: &str, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::guest::stdio::Pipe;
+
+    const TO: To =
+        To { attach: Attach::Detached, log: Config { driver: Driver::JsonFile, max_size: None, max_files: 1 } };
 
     #[test]
     fn lines_of_both_streams_in_order_and_the_last_without_newline() {
@@ -209,7 +221,7 @@ mod tests {
         pipe.write(Channel::Stdout, b"o\nend").unwrap();
         pipe.write(Channel::Diagnostic, b"bind denied\n").unwrap();
         drop(pipe);
-        pump(reader, &dir, Attach::Detached);
+        pump(reader, &dir, TO);
         let text = std::fs::read_to_string(place(&dir)).unwrap();
         let lines: Vec<Line<'_>> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let pairs: Vec<_> = lines.iter().map(|l| (&*l.stream, &*l.log)).collect();
@@ -221,7 +233,7 @@ mod tests {
     #[test]
     fn a_frame_may_arrive_in_pieces() {
         let dir = crate::store::files::tests::temp_dir();
-        let mut sink = Sink::new(&dir, Attach::Detached);
+        let mut sink = Sink::new(&dir, TO);
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab"), 0);
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab\n\x02"), 8);
         std::fs::remove_dir_all(dir).unwrap();

@@ -1,4 +1,4 @@
-//! Waiting for a container's log to grow, or for its end.
+//! Waiting for a log to grow, or for something else to happen in its directory.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// The wait after a sign that the container is about to end, doubled as long as nothing comes.
 const SHORTEST: Duration = Duration::from_millis(2);
 
-/// Watches a container's directory.
+/// Watches a directory with a log in it.
 pub struct Watch {
     inotify: OwnedFd,
     log: OsString,
@@ -24,7 +24,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch a container's directory, in which its log lies.
+    /// Begins to watch a directory, in which the log lies.
     pub fn new(dir: &Path, log: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let what = WatchFlags::MODIFY

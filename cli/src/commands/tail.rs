@@ -1,0 +1,153 @@
+//! Reading a file that grows line by line, and is renamed when it has grown enough.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+pub const BLOCK: usize = 64 << 10;
+
+/// Reads a file, each time from where it was, and goes on with the one that takes its place.
+pub struct Tail {
+    path: PathBuf,
+    /// What is read at the moment, and before the file itself.
+    file: Option<File>,
+    first: VecDeque<File>,
+    /// The beginning of a line that is not whole yet.
+    pending: Vec<u8>,
+}
+
+impl Tail {
+    /// Reads the file at `path`, which need not be there yet, after `first`, of which the last may be that file already.
+    pub fn new(path: PathBuf, first: impl IntoIterator<Item = File>) -> Self {
+        let mut first: VecDeque<File> = first.into_iter().collect();
+        Self { path, file: first.pop_front(), first, pending: Vec::new() }
+    }
+
+    /// Gives out every line that has become whole since the last time, with its newline, until `take` has had enough.
+    pub fn read_on(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<ControlFlow<()>> {
+        loop {
+            if self.file.is_none() {
+                self.file = open(&self.path)?;
+            }
+            let Some(file) = &mut self.file else { return Ok(ControlFlow::Continue(())) };
+            let flow = read_lines(file, &mut self.pending, &mut take)?;
+            if flow.is_break() {
+                return Ok(flow);
+            }
+            if let Some(next) = self.first.pop_front() {
+                self.file = Some(next);
+                continue;
+            }
+            // Looked at once more when it was seen to be replaced: until then it was written to.
+            match open(&self.path)? {
+                Some(next) if !is_same(file, &next)? => {
+                    let flow = read_lines(file, &mut self.pending, &mut take)?;
+                    if flow.is_break() {
+                        return Ok(flow);
+                    }
+                    self.file = Some(next);
+                }
+                _ => return Ok(ControlFlow::Continue(())),
+            }
+        }
+    }
+}
+
+/// Opens a file, if it is there.
+pub fn open(path: &std::path::Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a file is one of these.
+pub fn is_among(file: &File, others: &[File]) -> io::Result<bool> {
+    for other in others {
+        if is_same(file, other)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+fn read_lines(
+    file: &mut File,
+    pending: &mut Vec<u8>,
+    take: &mut impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
+) -> io::Result<ControlFlow<()>> {
+    let mut block = vec![0; BLOCK];
+    loop {
+        let read = match file.read(&mut block) {
+            Ok(0) => return Ok(ControlFlow::Continue(())),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        for piece in block.get(..read).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+            if !piece.ends_with(b"\n") || !pending.is_empty() {
+                pending.extend_from_slice(piece);
+            }
+            let whole: &[u8] = if pending.is_empty() { piece } else { pending.as_slice() };
+            if whole.ends_with(b"\n") {
+                let flow = take(whole)?;
+                pending.clear();
+                if flow.is_break() {
+                    return Ok(flow);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_file_that_is_replaced_is_read_to_its_end_first() {
+        let path = std::env::temp_dir().join(format!("sampan-tail-{}", std::process::id()));
+        let write = |text: &str| {
+            File::options().create(true).append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        };
+        let read = |tail: &mut Tail| {
+            let mut all = String::new();
+            let _ = tail
+                .read_on(|line| {
+                    all.push_str(std::str::from_utf8(line).unwrap());
+                    Ok(ControlFlow::Continue(()))
+                })
+                .unwrap();
+            all
+        };
+        let _ = std::fs::remove_file(&path);
+        let mut tail = Tail::new(path.clone(), []);
+        assert_eq!(read(&mut tail), "");
+        write("one\ntw");
+        assert_eq!(read(&mut tail), "one\n");
+        write("o\nthree\n");
+        let older = path.with_extension("1");
+        std::fs::rename(&path, &older).unwrap();
+        write("four\n");
+        assert_eq!(read(&mut tail), "two\nthree\nfour\n");
+        let mut both = Tail::new(path.clone(), [File::open(&older).unwrap(), File::open(&path).unwrap()]);
+        assert_eq!(read(&mut both), "one\ntwo\nthree\nfour\n");
+        assert_eq!(read(&mut both), "");
+        for file in [path, older] {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+}

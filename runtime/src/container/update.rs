@@ -1,0 +1,32 @@
+//! Changing what was settled when a container was made.
+
+use super::record::Record;
+use super::restart::Policy;
+use super::{Container, ContainerError, Result};
+use crate::store::{Durability, Lock, files};
+
+/// What is to be changed. Empty fields leave things as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Update {
+    /// What becomes of it when it ends.
+    pub restart: Option<Policy>,
+}
+
+/// Changes a container, also while it runs: the next end is under the new policy.
+///
+/// # Errors
+/// When the change contradicts what is there, or the store cannot be written.
+pub fn update(container: &Container, change: Update) -> Result<()> {
+    // Of two changes at once neither is lost.
+    let _lock = Lock::wait(&container.dir.join("update.lock"))?;
+    let path = container.dir.join("record.json");
+    let mut record: Record = files::read_json(&path)?;
+    if let Some(restart) = change.restart {
+        if record.auto_remove && restart != Policy::No {
+            return Err(ContainerError::RemovedAtItsEnd(record.id));
+        }
+        record.restart = restart;
+    }
+    files::write_json(&path, &record, Durability::Flushed)?;
+    Ok(())
+}
