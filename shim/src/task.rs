@@ -9,6 +9,7 @@ use containerd_shim_protos::api::{
 };
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim_async::{Task, create_task};
+use sampan_runtime::config::Config;
 use sampan_runtime::container::locate_program;
 use sampan_runtime::grants::Grants;
 use sampan_runtime::guest::code;
@@ -109,6 +110,8 @@ impl Task for TaskService {
         if grants.stdin {
             return Err(refuse(Code::UNIMPLEMENTED, "an open standard input is not supported yet in a shared sandbox"));
         }
+        let config = Config::load().map_err(|e| refuse(Code::FAILED_PRECONDITION, e.to_string()))?;
+        grants.egress.extend(config.egress(grants.network));
         sampan_runtime::rootfs::make_writable_layer(&bundle).map_err(|e| invalid(e.to_string()))?;
         let (program, args) = locate_program(&bundle, &grants).map_err(|e| invalid(e.to_string()))?;
         grants.args = args.unwrap_or(grants.args);

@@ -117,7 +117,11 @@ impl Store {
 
     fn run(&self, command: impl IntoIterator<Item = OsString>) -> Run {
         let wrapper = words(&self.wrapper).into_iter().map(OsString::from);
-        let mut run = Run::new(wrapper.chain(command)).env("SAMPAN_ROOT", &self.root).env("SAMPAN_CERTS_D", offline());
+        let mut run = Run::new(wrapper.chain(command))
+            .env("SAMPAN_ROOT", &self.root)
+            .env("SAMPAN_CERTS_D", offline())
+            // This machine's own is none of a test's business.
+            .env("SAMPAN_CONFIG", "/dev/null");
         for (name, value) in &self.env {
             run = run.env(name, value);
         }

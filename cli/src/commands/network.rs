@@ -45,7 +45,7 @@ struct CreateArgs {
     /// bridge is the one that there is
     #[arg(short, long, default_value = "bridge", value_name = "DRIVER")]
     driver: String,
-    /// Let its containers call nobody beyond it; that is so anyway, unless -o egress says more
+    /// Let its containers call nobody beyond it, whatever the configuration says
     #[arg(long)]
     internal: bool,
     /// A label, which `ls --filter label=...` finds
@@ -146,20 +146,22 @@ impl CreateArgs {
         if self.driver != "bridge" {
             bail!("there is no network driver {:?}: bridge is the one that there is", self.driver);
         }
-        let mut egress = Egress::default();
+        let (mut egress, mut internal) = (Egress::default(), self.internal);
         for option in &self.option {
             match option.split_once('=') {
-                Some(("egress", "none")) => {}
+                Some(("egress", "none")) => internal = true,
                 Some(("egress", rules)) => egress.extend(Egress::parse(rules)?),
                 _ => bail!(
                     "unknown option {option:?} of a network: egress=none and egress=RULE,… are those that there are"
                 ),
             }
         }
-        if self.internal && !egress.is_empty() {
-            bail!("--internal and -o egress={egress} say different things: leave one of them out");
+        if internal && !egress.is_empty() {
+            let none = if self.internal { "--internal" } else { "-o egress=none" };
+            bail!("{none} and -o egress={egress} say different things: leave one of them out");
         }
-        let wish = Wish { name: self.network, labels: parse_labels(&self.label), subnet: self.subnet, egress };
+        let labels = parse_labels(&self.label);
+        let wish = Wish { name: self.network, labels, subnet: self.subnet, egress, internal };
         filter::print(&format!("{}\n", networks::create(store, wish)?.id))
     }
 }
@@ -190,11 +192,20 @@ fn look(store: &Store, name: &str) -> Result<Value> {
         "EnableIPv4": true,
         "EnableIPv6": false,
         "IPAM": { "Driver": "default", "Config": [{ "Subnet": network.subnet, "Gateway": network.subnet.gateway() }] },
-        "Internal": network.egress.is_empty(),
+        "Internal": network.internal,
         "Containers": containers,
-        "Options": { "egress": if network.egress.is_empty() { "none".to_owned() } else { network.egress.to_string() } },
+        "Options": options(&network),
         "Labels": network.labels,
     }))
+}
+
+/// The options that would make it.
+fn options(network: &NetworkRecord) -> Value {
+    match (network.internal, network.egress.is_empty()) {
+        (true, _) => json!({ "egress": "none" }),
+        (false, true) => json!({}),
+        (false, false) => json!({ "egress": network.egress.to_string() }),
+    }
 }
 
 /// The same for `inspect`, where the name may be something else's.
@@ -264,7 +275,7 @@ fn row(network: &NetworkRecord, whole: bool) -> Value {
         "CreatedAt": network.created.to_string(),
         "IPv4": "true",
         "IPv6": "false",
-        "Internal": network.egress.is_empty().to_string(),
+        "Internal": network.internal.to_string(),
         "Labels": filter::label_text(&network.labels),
         "Label": network.labels,
     })

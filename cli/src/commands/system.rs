@@ -6,6 +6,7 @@ use crate::format::{Template, humanize};
 use anyhow::Result;
 use clap::Args;
 use rustix::thread::CapabilitySet;
+use sampan_runtime::config::Config;
 use sampan_runtime::container::{self, Status, volumes};
 use sampan_runtime::guest::engine;
 use sampan_runtime::image::Images;
@@ -48,6 +49,7 @@ impl InfoArgs {
         let running = containers.iter().filter(|c| matches!(c.status(&store), Status::Running(_))).count();
         let (system, memory) = (rustix::system::uname(), rustix::system::sysinfo());
         let fences: Map<_, _> = fences().into_iter().map(|fence| (fence.name.to_owned(), fence.object())).collect();
+        let config = Config::load()?;
         let object = json!({
             "Containers": containers.len(),
             "ContainersRunning": running,
@@ -66,6 +68,8 @@ impl InfoArgs {
             "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
             "MemTotal": memory.totalram.saturating_mul(memory.mem_unit.into()),
             "Name": system.nodename().to_string_lossy(),
+            "ConfigFile": config.file.unwrap_or_default(),
+            "AllowNet": config.network.allow_net,
             "Fences": fences,
         });
         print(&object, self.format.as_deref(), || info_text(&object))
@@ -105,6 +109,13 @@ fn info_text(object: &Value) -> String {
         ("CPUs", "NCPU"),
     ] {
         let _ = writeln!(text, "{heading}: {}", plain(key));
+    }
+    let rules: Vec<&str> = match object.get("AllowNet") {
+        Some(Value::Array(rules)) => rules.iter().filter_map(Value::as_str).collect(),
+        _ => vec![],
+    };
+    if !plain("ConfigFile").is_empty() {
+        let _ = writeln!(text, "Configuration: {}\n Allow Net: {}", plain("ConfigFile"), rules.join(", "));
     }
     let memory = object.get("MemTotal").and_then(Value::as_u64).unwrap_or_default();
     let _ = writeln!(text, "Total Memory: {}\nName: {}\nFences:", humanize::bytes_size(memory), plain("Name"));
@@ -229,11 +240,17 @@ mod tests {
         assert!(landlock(None).unwrap_err().contains("no landlock"));
         assert!(landlock(Some(7)).unwrap().contains("abstract sockets"));
         assert!(landlock(Some(3)).unwrap().contains("version 3"));
-        let object = json!({"Containers": 1, "MemTotal": 1 << 30, "Fences": {
+        let object = json!({"Containers": 1, "MemTotal": 1 << 30, "ConfigFile": "/c", "AllowNet": ["a", "b"], "Fences": {
             "landlock": {"Available": false, "Detail": "no"}, "seccomp": {"Available": true, "Detail": "yes"},
         }});
         let text = info_text(&object);
-        for line in ["Containers: 1\n", "Total Memory: 1GiB\n", " landlock: missing: no\n", " seccomp: yes\n"] {
+        for line in [
+            "Containers: 1\n",
+            "Configuration: /c\n Allow Net: a, b\n",
+            "Total Memory: 1GiB\n",
+            " landlock: missing: no\n",
+            " seccomp: yes\n",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
     }

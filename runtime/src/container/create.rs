@@ -4,7 +4,8 @@ use super::life::Lease;
 use super::networks::NetworkRecord;
 use super::record::{Container, Joined, MountPoint, Record};
 use super::settings::{Join, MountRequest, MountSource, Settings};
-use super::{ContainerError, Result, id, networks, volumes};
+use super::{ContainerError, Result, egress, id, networks, volumes};
+use crate::config::Config;
 use crate::grants::{BindGrant, Grants, Membership, Port, Publish, RootGrant};
 use crate::image::{Image, Images};
 use crate::rootfs;
@@ -125,10 +126,11 @@ fn settle(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Se
         None => None,
         Some(join) => Some((networks::inspect(store, &join.network)?, join)),
     };
-    let (record, wishes) = merge(settings, image, id);
+    let (mut record, wishes) = merge(settings, image, id);
     if record.entrypoint.is_empty() && record.command.is_empty() {
         return Err(ContainerError::NoCommand);
     }
+    egress::gather(&mut record, join.as_ref().map(|(network, _)| network), &Config::load()?);
     Ok(Settled { record, wishes, layers, module, join })
 }
 
@@ -146,7 +148,6 @@ fn make<T>(
     let made = fill(&dir, module.as_deref()).and_then(|lock| {
         if let Some((network, join)) = join {
             let address = networks::take_address(store, &network, &record.id, join.ip)?;
-            record.egress.extend(network.egress);
             record.joined = Some(Joined { network: network.name, address, aliases: join.aliases });
         }
         let grants = grants(&record, layers);
@@ -220,6 +221,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         network: settings.network,
         joined: None,
         egress: settings.egress,
+        egress_from: vec![],
         published,
         exposed,
         mounts: vec![],

@@ -3,6 +3,7 @@
 //! ```text
 //! id         ids and names
 //! record     what is written down of a container
+//! egress     who lets a container call whom
 //! create     settings + image → a container's directory and its name
 //! find       a name or the first digits of an id → the container; listing them; whether one runs
 //! program    the entrypoint's path → its compiled code
@@ -18,6 +19,7 @@
 
 mod commit;
 mod create;
+mod egress;
 mod export;
 mod find;
 mod freeze;
@@ -43,11 +45,12 @@ pub use life::Lease;
 pub use networks::NetworkError;
 pub(crate) use program::search;
 pub use program::{locate_in_image, locate_in_layers, locate_program, program_of};
-pub use record::{Container, Ended, Joined, MountKind, MountPoint, Record, Restarting, Running, Status};
+pub use record::{Container, Ended, Given, Giver, Joined, MountKind, MountPoint, Record, Restarting, Running, Status};
 pub use remove::remove;
 pub use settings::{Join, MountRequest, MountSource, Settings};
 pub use update::{Update, update};
 
+use crate::config::ConfigError;
 use crate::grants::GrantError;
 use crate::guest::code::CodeError;
 use crate::image::ImageError;
@@ -72,6 +75,9 @@ pub enum ContainerError {
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The grants.
     #[error(transparent)]
     Grant(#[from] GrantError),

@@ -81,6 +81,9 @@ pub struct NetworkRecord {
     pub subnet: Address,
     /// Whom its containers may call beyond it.
     pub egress: Egress,
+    /// Whether the configuration lets them call nobody either.
+    #[serde(default)]
+    pub internal: bool,
 }
 
 /// What a new network shall be.
@@ -94,6 +97,8 @@ pub struct Wish {
     pub subnet: Option<Address>,
     /// Whom its containers may call beyond it.
     pub egress: Egress,
+    /// Whether the configuration lets them call nobody either.
+    pub internal: bool,
 }
 
 /// The names of the networks that are always there.
@@ -104,7 +109,7 @@ pub const BUILT_IN: [&str; 4] = ["bridge", "default", "host", "none"];
 /// # Errors
 /// When the name or the addresses are taken, or the store cannot be written; then nothing is left of it.
 pub fn create(store: &Store, wish: Wish) -> Result<NetworkRecord> {
-    let name = wish.name;
+    let name = wish.name.clone();
     if BUILT_IN.contains(&name.as_str()) {
         return Err(NetworkError::BuiltIn(name));
     }
@@ -128,8 +133,9 @@ pub fn create(store: &Store, wish: Wish) -> Result<NetworkRecord> {
     };
     let subnet = Address { ip: subnet.network(), ..subnet };
     let id = id::new_id().map_err(StoreError::io("draw an id for a network in", &dir))?;
-    let record =
-        NetworkRecord { name, id, created: jiff::Timestamp::now(), labels: wish.labels, subnet, egress: wish.egress };
+    let created = jiff::Timestamp::now();
+    let Wish { labels, egress, internal, .. } = wish;
+    let record = NetworkRecord { name, id, created, labels, subnet, egress, internal };
     let scratch = store.scratch()?;
     let made = scratch.path().join("network");
     files::make_dir(&made.join("addresses"))?;

@@ -49,6 +49,9 @@ pub struct Record {
     /// Whom it may call beyond its own network.
     #[serde(default)]
     pub egress: Egress,
+    /// Who has given it these rules; one that several have given stands with each.
+    #[serde(default)]
+    pub egress_from: Vec<Given>,
     /// Published ports, as wished: host port 0 lets the system choose at each start.
     pub published: Vec<Publish>,
     /// Ports that it may bind.
@@ -86,6 +89,27 @@ pub struct Joined {
     pub address: Address,
     /// Names that it goes by there besides its own.
     pub aliases: Vec<String>,
+}
+
+/// Rules of egress, and who has given them to a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// Who.
+    pub by: Giver,
+    /// Which.
+    pub rules: Egress,
+}
+
+/// Who gives a container rules of egress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Giver {
+    /// Whoever made it.
+    Settings,
+    /// A network that it is on.
+    Network(String),
+    /// A configuration file.
+    File(PathBuf),
 }
 
 /// One mount.

@@ -204,6 +204,12 @@ impl Egress {
         });
     }
 
+    /// The rules, in the order in which they were given.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.0
+    }
+
     /// Whether nobody may be called.
     #[must_use]
     pub fn is_empty(&self) -> bool {

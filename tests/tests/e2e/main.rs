@@ -10,6 +10,8 @@ mod build_cache;
 #[cfg(test)]
 mod build_run;
 #[cfg(test)]
+mod config;
+#[cfg(test)]
 mod dockerfile;
 #[cfg(test)]
 mod egress;

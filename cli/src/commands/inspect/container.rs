@@ -3,7 +3,7 @@
 use super::{list_or_null, set};
 use crate::commands::{port, ps};
 use sampan_runtime::container::networks;
-use sampan_runtime::container::{self, Container, MountKind, MountPoint, Record, Status};
+use sampan_runtime::container::{self, Container, Given, Giver, MountKind, MountPoint, Record, Status};
 use sampan_runtime::grants::Port;
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::{Fence, Fences, log};
@@ -231,8 +231,23 @@ fn ours(record: &Record, status: &Status) -> Value {
         "MaxBody": record.http.max_body,
         "AccessLog": record.http.access_log,
     });
-    let grants = json!({ "AllowNet": record.egress, "Spawn": record.allow_spawn, "Http": http });
+    let grants = json!({
+        "AllowNet": record.egress,
+        "AllowNetFrom": record.egress_from.iter().flat_map(given).collect::<Vec<_>>(),
+        "Spawn": record.allow_spawn,
+        "Http": http,
+    });
     json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Fences": shown.map(fences) })
+}
+
+/// Each rule, and where it comes from.
+fn given(given: &Given) -> Vec<Value> {
+    let from = match &given.by {
+        Giver::Settings => "--allow-net".to_owned(),
+        Giver::Network(name) => format!("network {name}"),
+        Giver::File(path) => path.display().to_string(),
+    };
+    given.rules.rules().iter().map(|rule| json!({ "Rule": rule, "From": from })).collect()
 }
 
 fn fences(fences: Fences) -> Value {
@@ -270,6 +285,7 @@ mod tests {
             published: [Publish::parse("8080:8000").unwrap(), Publish::parse("127.0.0.1::8000").unwrap()].concat(),
             exposed: vec!["8000".parse().unwrap(), "53/udp".parse().unwrap()],
             egress: Egress::parse("api.test:443").unwrap(),
+            egress_from: vec![Given { by: Giver::Settings, rules: Egress::parse("api.test:443").unwrap() }],
             mounts: vec![MountPoint {
                 kind: MountKind::Bind,
                 name: String::new(),
@@ -360,6 +376,7 @@ mod tests {
         let ours = ours(&record(), &Status::Created);
         assert_eq!((&ours["Program"], &ours["Keeper"], &ours["Fences"]), (&Value::Null, &json!(0), &Value::Null));
         assert_eq!(ours["Grants"]["AllowNet"], json!(["api.test:443"]));
+        assert_eq!(ours["Grants"]["AllowNetFrom"], json!([{ "Rule": "api.test:443", "From": "--allow-net" }]));
         assert_eq!(ours["Grants"]["Spawn"], json!(false));
     }
 }

@@ -4,6 +4,7 @@ use super::Problem;
 use super::instruction::Run;
 use super::stage::Stage;
 use super::words::Words;
+use crate::config::Config;
 use crate::container;
 use crate::grants::{self, Egress, Grants, RootGrant};
 use crate::guest::{code, script};
@@ -159,6 +160,8 @@ pub(super) fn run(stage: &Stage<'_>, step: &RunStep) -> Result<(Plan, Vec<String
         Network::Default => {
             let mut egress = Egress::public();
             egress.extend(stage.build.options.egress.clone());
+            let config = Config::load().map_err(|e| Problem::CannotRun { reason: e.to_string() })?;
+            egress.extend(config.network.allow_net);
             egress
         }
     };
