@@ -1,8 +1,8 @@
 //! `sampan.v1`: what the Task API lacks.
 
 use crate::generated::sandbox::{
-    Bucket, Container, Fence as FenceMessage, HttpRequest, HttpResponse, InspectRequest, InspectResponse, Port,
-    VersionRequest, VersionResponse,
+    Bucket, Container, Fence as FenceMessage, HttpRequest, HttpResponse, InspectRequest, InspectResponse,
+    NetworkRequest, NetworkResponse, Port, VersionRequest, VersionResponse,
 };
 use crate::generated::sandbox_ttrpc::{Sandbox, create_sandbox};
 use crate::server::Busy;
@@ -35,8 +35,8 @@ impl Sandbox for SideService {
 
     async fn http(&self, _: &Context, request: HttpRequest) -> Result<HttpResponse> {
         let _call = self.busy.call();
-        let counts = self.keeper.counts(&request.id).await.map_err(of_sandbox)?;
-        let counts = counts.ok_or_else(|| {
+        let counted = self.keeper.counted(&request.id).await.map_err(of_sandbox)?;
+        let counts = counted.and_then(|counted| counted.http).ok_or_else(|| {
             refuse(Code::FAILED_PRECONDITION, format!("container {} is no HTTP service that runs", request.id))
         })?;
         let bounds = BOUNDS.into_iter().chain([0]);
@@ -50,6 +50,20 @@ impl Sandbox for SideService {
             instantiation_us: counts.instantiation_us,
             connections: counts.connections,
             ..HttpResponse::default()
+        })
+    }
+
+    async fn network(&self, _: &Context, request: NetworkRequest) -> Result<NetworkResponse> {
+        let _call = self.busy.call();
+        let counted = self.keeper.counted(&request.id).await.map_err(of_sandbox)?;
+        let counted = counted
+            .ok_or_else(|| refuse(Code::FAILED_PRECONDITION, format!("container {} does not run", request.id)))?;
+        Ok(NetworkResponse {
+            binds_refused: counted.refusals.binds,
+            connections_refused: counted.refusals.connections,
+            look_ups_refused: counted.refusals.look_ups,
+            requests_refused: counted.refusals.requests,
+            ..NetworkResponse::default()
         })
     }
 

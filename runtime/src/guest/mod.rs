@@ -17,6 +17,8 @@ pub mod stdio;
 pub use kind::{Description, Kind};
 pub use service::figures::Counts;
 
+use crate::network::refusals::{Counting, Refusals};
+use serde::{Deserialize, Serialize};
 use service::figures::Figures;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -159,6 +161,15 @@ pub enum Stop {
     AtOnce = 2,
 }
 
+/// What has been counted of a guest since its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Of an HTTP service; `None` for any other guest.
+    pub http: Option<Counts>,
+    /// What it was refused of the network.
+    pub refusals: Refusals,
+}
+
 /// The handle by which a running guest is stopped, from any thread.
 #[derive(Debug, Clone, Default)]
 pub struct Control(Arc<ControlState>);
@@ -172,6 +183,7 @@ struct ControlState {
     had_doors: OnceLock<bool>,
     hush: OnceLock<Hush>,
     figures: OnceLock<Arc<Figures>>,
+    refusals: OnceLock<Arc<Counting>>,
     ended: AtomicBool,
 }
 
@@ -233,10 +245,18 @@ impl Control {
         let _ = self.0.figures.set(Arc::clone(figures));
     }
 
-    /// What has been counted of an HTTP service; `None` for any other guest.
+    /// Says where it is counted what the guest is refused.
+    pub fn count_refusals(&self, refusals: Arc<Counting>) {
+        let _ = self.0.refusals.set(refusals);
+    }
+
+    /// What has been counted of the guest.
     #[must_use]
-    pub fn counts(&self) -> Option<Counts> {
-        self.0.figures.get().map(|figures| figures.counts())
+    pub fn counted(&self) -> Counted {
+        Counted {
+            http: self.0.figures.get().map(|figures| figures.counts()),
+            refusals: self.0.refusals.get().map(|refusals| refusals.so_far()).unwrap_or_default(),
+        }
     }
 
     /// Says how the guest's output is closed when it is given up.

@@ -11,6 +11,7 @@
 //! peers     the members of a network while they run, by the run directory
 //! outside   what a sandbox has to ask of its keeper: names, certificates, peers
 //! sockets   puts the view between the guest and wasmtime-wasi's sockets; names does so for look-up
+//! refusals  how often it was refused something
 //! own       the sockets that the engine keeps to itself
 //! http      outgoing requests
 //! splice    further addresses of a published port
@@ -22,11 +23,13 @@ pub mod outside;
 pub mod own;
 pub mod peers;
 mod reach;
+pub mod refusals;
 pub mod reserve;
 pub mod sockets;
 mod splice;
 mod view;
 
+pub use refusals::Refusals;
 pub use view::{Tell, View};
 
 use crate::grants::{Port, Protocol};

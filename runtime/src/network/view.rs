@@ -1,6 +1,7 @@
 //! What one container sees of the network: the addresses that it knows, beside the real ones.
 
 use super::outside::Outside;
+use super::refusals::Counting;
 use super::{Bound, Denied, Event, http, reserve, splice};
 use crate::grants::{Address, Egress, Grants, Network, Port, Ports, Protocol, Publish};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ pub(super) struct Inner {
     pub(super) outside: Arc<dyn Outside>,
     pub(super) tell: Tell,
     pub(super) client: http::Client,
+    pub(super) refusals: Arc<Counting>,
     pub(super) state: Mutex<State>,
 }
 
@@ -86,6 +88,7 @@ impl View {
             outside,
             tell,
             client: http::Client::default(),
+            refusals: Arc::default(),
             state: Mutex::new(State { reserved, ..State::default() }),
         }))
     }
@@ -142,8 +145,15 @@ impl View {
         Err(self.deny(Denied::Bind(port)))
     }
 
-    /// Tells a denial and hands it back.
+    /// Where it is counted what the guest was refused.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<Counting> {
+        Arc::clone(&self.0.refusals)
+    }
+
+    /// Counts a denial, tells it and hands it back.
     pub(super) fn deny(&self, denied: Denied) -> Denied {
+        self.0.refusals.count(&denied);
         self.tell(&Event::Denied(denied.clone()));
         denied
     }

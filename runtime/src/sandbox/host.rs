@@ -69,8 +69,8 @@ pub(super) fn run(
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
             Ok(Some((Order::Rest, _))) => super::rest(),
             Ok(Some((Order::Count(id), _))) => {
-                let counts = running.get(&id).and_then(Control::counts);
-                report(&socket, &Report::Counted { id, counts });
+                let counted = running.get(&id).map(Control::counted).unwrap_or_default();
+                report(&socket, &Report::Counted { id, counted });
             }
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
@@ -216,6 +216,7 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
     });
     let beyond = asking.container(&id);
     let view = View::new(&grants, reserved, Arc::clone(&beyond) as Arc<dyn Outside>, tell);
+    control.count_refusals(view.refusals());
     let loader = program.spawns().then_some(beyond as Arc<dyn Loader>);
     let input = input.map(Input::new);
     let (mut listening, mut doors) = (Listening::new(), Doors::new());

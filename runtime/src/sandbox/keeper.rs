@@ -5,7 +5,7 @@ use super::log;
 use super::snapshot::{Exit, Phase, Snapshot};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
-use crate::guest::{Counts, KILLED};
+use crate::guest::{Counted, KILLED};
 use crate::network::peers;
 use crate::network::reserve::reserve;
 use crate::rootfs;
@@ -57,8 +57,8 @@ struct Kept {
     answers: Answers,
     /// That its peers know it.
     peers: Option<peers::Registered>,
-    /// What was counted of its requests, and how often that was asked for.
-    counted: (u64, Option<Counts>),
+    /// How often it was asked what has been counted of it, and the last answer.
+    counted: (u64, Counted),
 }
 
 /// What is in the run directory of a container while it is paused.
@@ -95,7 +95,7 @@ impl Keeper {
             pump: Some(pump(output, bundle, to)?),
             answers,
             peers,
-            counted: (0, None),
+            counted: (0, Counted::default()),
         };
         let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
         Ok(Self(Arc::new(Inner {
@@ -182,7 +182,7 @@ impl Keeper {
                 pump: None,
                 answers,
                 peers: None,
-                counted: (0, None),
+                counted: (0, Counted::default()),
             },
         );
         Ok(())
@@ -380,22 +380,24 @@ impl Keeper {
         self.until(id, |s| s.settled && matches!(s.phase, Phase::Ended(_))).await
     }
 
-    /// What has been counted of an HTTP service's requests since its start; `None` for any other container, and for
-    /// one that has ended.
+    /// What has been counted of a container since its start; `None` for one that does not run.
     ///
     /// # Errors
     /// When it is not in this sandbox.
-    pub async fn counts(&self, id: &str) -> Result<Option<Counts>, SandboxError> {
+    pub async fn counted(&self, id: &str) -> Result<Option<Counted>, SandboxError> {
         let mut changes = self.0.changed.subscribe();
-        let asked = self.counted(id)?.0;
+        let asked = self.last_counted(id)?.0;
         if matches!(self.look(id)?.phase, Phase::Created | Phase::Ended(_)) {
             return Ok(None);
         }
         let _ = wire::send(self.0.socket.as_fd(), &Order::Count(id.to_owned()), &[]);
         loop {
-            let (answered, counts) = self.counted(id)?;
-            if answered > asked || matches!(self.look(id)?.phase, Phase::Ended(_)) {
-                return Ok(counts);
+            let (answered, counted) = self.last_counted(id)?;
+            if answered > asked {
+                return Ok(Some(counted));
+            }
+            if matches!(self.look(id)?.phase, Phase::Ended(_)) {
+                return Ok(None);
             }
             if changes.changed().await.is_err() {
                 return Err(SandboxError::Gone);
@@ -403,7 +405,7 @@ impl Keeper {
         }
     }
 
-    fn counted(&self, id: &str) -> Result<(u64, Option<Counts>), SandboxError> {
+    fn last_counted(&self, id: &str) -> Result<(u64, Counted), SandboxError> {
         let state = self.state();
         let kept = state.containers.get(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
         Ok(kept.counted.clone())
@@ -513,9 +515,9 @@ impl Keeper {
                     let _ = peers.listens(peers::Listener { protocol, port, real });
                 }
             }
-            Report::Counted { id, counts } => {
+            Report::Counted { id, counted } => {
                 if let Some(kept) = self.state().containers.get_mut(&id) {
-                    kept.counted = (kept.counted.0 + 1, counts);
+                    kept.counted = (kept.counted.0 + 1, counted);
                 }
             }
             Report::Ended { id, code, message } => self.end(&id, code, message),

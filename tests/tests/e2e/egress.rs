@@ -1,13 +1,53 @@
 //! Egress: whom a guest may call, and that it may call nobody else.
 
+use sampan_shim::v1::{NetworkRequest, NetworkResponse, SandboxClient};
 use sampan_tests::needs::{Need, lacks};
 use sampan_tests::net::{self, free_port};
-use sampan_tests::{Dir, Store, eventually};
+use sampan_tests::{Container, Dir, Store, eventually};
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 
 /// A machine of its own: two addresses, names for them, and servers that say who they are.
 const NETWORK: &[Need] = &[Need::Root, Need::Tool("unshare"), Need::Tool("ip"), Need::Tool("python3")];
+
+/// What `sampan.v1` says that a container was refused.
+fn refused(store: &Store, container: &Container<'_>) -> ttrpc::Result<NetworkResponse> {
+    let id = container.id();
+    let socket = format!("unix://{}", store.run_dir().join(&id[..12]).join("sock").display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = SandboxClient::new(ttrpc::asynchronous::Client::connect(&socket).await.unwrap());
+        let request = NetworkRequest { id, ..NetworkRequest::default() };
+        client.network(ttrpc::context::with_timeout(60_000_000_000), &request).await
+    })
+}
+
+#[test]
+fn what_is_refused_is_counted_each_time() {
+    let store = Store::shared(&["python", "web"]);
+    let script = "import socket as s, time\n\
+                  def tries(what):\n    \
+                      try: what()\n    \
+                      except OSError: print(\"refused\", flush=True)\n\
+                  for _ in range(3): tries(lambda: s.create_connection((\"10.1.1.1\", 80)))\n\
+                  tries(lambda: s.socket().bind((\"0.0.0.0\", 99)))\n\
+                  for _ in range(2): tries(lambda: s.getaddrinfo(\"nobody.test\", 80))\n\
+                  time.sleep(600)\n";
+    let files = Dir::new().file("tries.py", script);
+    let python = store.detached(format!("-v '{files}:/srv:ro' python python /srv/tries.py"));
+    eventually("it has tried", || python.logs().stdout.matches("refused").count() == 6);
+    let counts = refused(store, &python).unwrap();
+    assert_eq!((counts.connections_refused, counts.binds_refused), (3, 1), "{counts:?}");
+    assert_eq!((counts.look_ups_refused, counts.requests_refused), (2, 0), "{counts:?}");
+    assert_eq!(python.diagnostics().matches("10.1.1.1:80 denied").count(), 1);
+    let web = store.detached("-p 8000 web");
+    assert_eq!(refused(store, &web).unwrap(), NetworkResponse::default());
+    for _ in 0..2 {
+        net::get(web.port("8000"), "/fetch?url=http://10.1.1.1/").expect(502);
+    }
+    let counts = refused(store, &web).unwrap();
+    assert_eq!((counts.requests_refused, counts.connections_refused), (2, 0), "{counts:?}");
+}
 
 /// Runs a script where 192.0.2.1 and 192.0.2.2 are addresses of this machine and answer HTTP at port 80, and
 /// `peer.test`, `other.test` and `evil.test` (which leads to the loopback) are names.
