@@ -56,6 +56,9 @@ impl Reservation {
     /// When somebody else listens there already.
     pub fn listen(self) -> std::io::Result<std::net::TcpListener> {
         rustix::net::listen(&self.socket, 1024)?;
+        // Its connections inherit this. Those that it closes first linger for a minute (TIME_WAIT), and without it nobody
+        // could have the port again until then: both sides must have it set.
+        self.share();
         Ok(self.socket.into())
     }
 
@@ -118,6 +121,22 @@ mod tests {
         assert!(error.contains("already in use"), "{error}");
         drop(first);
         assert!(reserve(Network::Default, &[taken]).is_ok());
+    }
+
+    #[test]
+    fn connections_that_linger_do_not_keep_the_port() {
+        let any = Publish::parse("127.0.0.1::80").unwrap();
+        let first = reserve(Network::Default, &any).unwrap().remove(0);
+        let again = Publish { host: first.address, ..any[0] };
+        let listener = first.listen().unwrap();
+        let client = std::net::TcpStream::connect(again.host).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        assert!(reserve(Network::Default, &[again]).is_err(), "a listener has its port alone");
+        // The side that closes first is the one whose port lingers.
+        drop(served);
+        std::io::Read::read(&mut &client, &mut [0]).unwrap();
+        drop((client, listener));
+        assert!(reserve(Network::Default, &[again]).unwrap().remove(0).listen().is_ok());
     }
 
     #[test]
