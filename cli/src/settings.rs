@@ -3,6 +3,7 @@
 use crate::commands::pull;
 use crate::format::humanize;
 use crate::format::time::parse_go_duration;
+use crate::health::HealthFlags;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::restart::Policy;
@@ -89,6 +90,8 @@ pub struct ContainerFlags {
     /// When to start the container again by itself: no, on-failure[:TIMES], always or unless-stopped
     #[arg(long, value_name = "POLICY", default_value_t)]
     restart: Policy,
+    #[command(flatten)]
+    health: HealthFlags,
     /// How the log is kept: json-file, cri or none
     #[arg(long, value_name = "DRIVER", default_value_t)]
     log_driver: Driver,
@@ -184,6 +187,8 @@ impl ContainerFlags {
             http,
             stop_timeout: self.stop_timeout,
             restart: self.restart,
+            health: self.health.check()?,
+            on_failure: self.health.health_on_failure,
             log: log_config(self.log_driver, &self.log_opt)?,
             module,
         })

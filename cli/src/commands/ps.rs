@@ -9,6 +9,7 @@ use crate::format::{Column, Listing};
 use anyhow::{Result, bail};
 use clap::Args;
 use jiff::Timestamp;
+use sampan_runtime::container::health::State;
 use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, MountKind, Record, Status};
 use sampan_runtime::grants::Network;
@@ -30,7 +31,7 @@ pub struct PsArgs {
     /// Show ids only
     #[arg(short, long)]
     quiet: bool,
-    /// Show what fits: ancestor, before, exited, id, label, name, network, since, status or volume
+    /// Show what fits: ancestor, before, exited, health, id, label, name, network, since, status or volume
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Print as a "table", as "json", or through a template
@@ -70,8 +71,8 @@ const PS: Listing = Listing::new(
     ],
 );
 
-const KEYS: [&str; 10] =
-    ["ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume"];
+const KEYS: [&str; 11] =
+    ["ancestor", "before", "exited", "health", "id", "label", "name", "network", "since", "status", "volume"];
 
 /// Docker's states; a container of ours is never in some of them.
 const STATES: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
@@ -188,7 +189,8 @@ impl Wanted {
         let exited = |code: u8| matches!(&status, Status::Exited(ended) if ended.code == code);
         let fits = (self.all || status.is_running())
             && (self.exited.is_empty() || self.exited.iter().copied().any(exited))
-            && self.filters.any("status", |word| word == status.word());
+            && self.filters.any("status", |word| word == status.word())
+            && self.filters.any("health", |word| word == health_word(&status));
         fits.then_some(status)
     }
 }
@@ -283,12 +285,25 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Docker's word for the health of a container; `none` for one that is not checked, or does not run.
+fn health_word(status: &Status) -> &'static str {
+    match status {
+        Status::Running(running) => running.health.as_ref().map_or("none", |health| health.status.word()),
+        _ => "none",
+    }
+}
+
 /// What the status column tells.
 pub fn shown(status: &Status) -> humanize::Status<'static> {
     match status {
         Status::Created => humanize::Status::Created,
         Status::Running(running) => {
-            humanize::Status::Up { since: running.started, note: running.paused.then_some("Paused") }
+            let health = running.health.as_ref().map(|health| match health.status {
+                State::Starting => "health: starting",
+                known => known.word(),
+            });
+            let note = if running.paused { Some("Paused") } else { health };
+            humanize::Status::Up { since: running.started, note }
         }
         Status::Restarting(waiting) => humanize::Status::Restarting { code: waiting.code.into(), at: waiting.ended },
         Status::Exited(ended) => humanize::Status::Exited { code: ended.code.into(), at: ended.finished },

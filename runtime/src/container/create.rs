@@ -233,6 +233,8 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         stop_timeout: settings.stop_timeout.unwrap_or(10),
         restart: settings.restart,
         log: settings.log,
+        health: settings.health.over(image.and_then(|image| image.health.as_ref())),
+        on_failure: settings.on_failure,
         id,
     };
     (record, mounts)

@@ -2,7 +2,7 @@
 
 use super::record::{Container, Ended, Running, Status};
 use super::remove::sweep;
-use super::{ContainerError, Result, restart, run_place};
+use super::{ContainerError, Result, health, restart, run_place};
 use crate::events;
 use crate::guest::KILLED;
 use crate::sandbox::PAUSED;
@@ -73,7 +73,8 @@ impl Container {
         let running = || files::read_json::<Running>(&place.join("running.json")).ok();
         if Lock::is_held(&self.dir.join("lock")) {
             if let Some(running) = running() {
-                return Status::Running(Running { paused: place.join(PAUSED).exists(), ..running });
+                let (paused, health) = (place.join(PAUSED).exists(), health::of(store, &self.record));
+                return Status::Running(Running { paused, health, ..running });
             }
             if let Some(restarting) = restart::waiting(&place) {
                 return Status::Restarting(restarting);

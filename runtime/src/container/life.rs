@@ -1,6 +1,7 @@
 //! A container's run, from the lock to the record of its end: the keeper's part.
 
 use super::create::{Unwritten, give_up_room};
+use super::health::{self, OnFailure};
 use super::record::{Ended, Record, Running};
 use super::restart::{Again, Tries};
 use super::{Container, ContainerError, Result, program, remove, run_place};
@@ -8,6 +9,7 @@ use crate::grants::Grants;
 use crate::guest::code::{self, CodeError};
 use crate::sandbox::{self, Attach, Entry, Exit, Keeper, Phase, Snapshot};
 use crate::store::{Durability, Lock, Store, StoreError, files};
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub struct Run {
     tries: Tries,
     place: PathBuf,
     keeper: Keeper,
+    /// Whether it is to be started again because it was found unhealthy.
+    unhealthy: Cell<bool>,
 }
 
 /// What a run asks of its front end.
@@ -84,7 +88,7 @@ impl Lease {
     pub fn start(self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<Run> {
         let (place, keeper) = self.launch(store, attach, input)?;
         let Self { container, lock, unwritten, tries } = self;
-        Ok(Run { container, lock, unwritten, tries, place, keeper })
+        Ok(Run { container, lock, unwritten, tries, place, keeper, unhealthy: Cell::new(false) })
     }
 
     /// The same for a restart, where a start that fails is one more end of the container.
@@ -100,7 +104,7 @@ impl Lease {
         let error = match self.launch(store, attach, input) {
             Ok((place, keeper)) => {
                 let Self { container, lock, unwritten, tries } = self;
-                return Ok(Ok(Run { container, lock, unwritten, tries, place, keeper }));
+                return Ok(Ok(Run { container, lock, unwritten, tries, place, keeper, unhealthy: Cell::new(false) }));
             }
             Err(error) => error,
         };
@@ -227,11 +231,11 @@ impl Run {
 
     /// Writes the end down, lets go of the container unless it is to be started again, and tells those who wait.
     fn end<F: Front>(self, store: &Store, front: &mut F, last: &Snapshot, exit: Exit) -> Result<Over> {
-        let Self { container, lock, tries, place, keeper, .. } = self;
+        let Self { container, lock, tries, place, keeper, unhealthy, .. } = self;
         let id = container.record.id.clone();
         // What has been asked of a container that failed to start is not to start it again and again.
         let wanted = !last.asked && (last.started.is_some() || tries.count > 0);
-        let wanted = wanted && policy(&container).starts_again(exit.code, tries.count);
+        let wanted = wanted && (unhealthy.get() || policy(&container).starts_again(exit.code, tries.count));
         let ended = Ended {
             code: exit.code,
             started: last.started,
@@ -279,6 +283,7 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
             program: snapshot.program.clone(),
             restarts: tries.count,
             paused: false,
+            health: None,
         };
         // What is there is of a run that was killed with its keeper.
         files::remove_tree(place)?;
@@ -292,11 +297,12 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
         let socket = place.join("sock");
         let serving = front.serve(keeper.clone(), &socket);
         let waiting = keeper.wait(id);
+        let serving = async { tokio::join!(serving, attend_health(run, store)) };
         tokio::pin!(serving, waiting);
         tokio::select! {
             biased;
             ended = &mut waiting => ended?,
-            () = &mut serving => waiting.await?,
+            _ = &mut serving => waiting.await?,
         }
     };
     let exit = match &ended.phase {
@@ -304,6 +310,27 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
         _ => Exit { code: crate::guest::KILLED, at: jiff::Timestamp::now(), message: None },
     };
     Ok((ended, exit))
+}
+
+/// Checks the container's health, and does what is to be done when it is unhealthy.
+async fn attend_health(run: &Run, store: &Store) {
+    let Run { container, keeper, place, .. } = run;
+    let (id, record) = (&container.record.id, &container.record);
+    let Some(check) = &record.health else { return };
+    health::watch(store, keeper, container, check, place).await;
+    match record.on_failure {
+        OnFailure::None => {}
+        OnFailure::Restart => {
+            run.unhealthy.set(true);
+            keeper.kill_host();
+        }
+        OnFailure::Kill => drop(keeper.kill(id)),
+        OnFailure::Stop => {
+            let _ = keeper.stop(id);
+            tokio::time::sleep(Duration::from_secs(record.stop_timeout.into())).await;
+            let _ = keeper.kill(id);
+        }
+    }
 }
 
 fn write_down(store: &Store, container: &Container, place: &Path, ended: &Ended) -> Result<()> {

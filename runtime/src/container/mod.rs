@@ -24,6 +24,7 @@ mod export;
 mod find;
 mod freeze;
 pub mod garbage;
+pub mod health;
 pub mod id;
 pub mod life;
 pub mod networks;

@@ -1,6 +1,7 @@
 //! What is written down of a container: `record.json` when it is made, `running.json` in the run directory while it
 //! runs, `ended.json` when it has ended.
 
+use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
 use crate::grants::{Address, Egress, Http, Network, Port, Publish};
 use crate::sandbox::{Fences, log};
@@ -78,6 +79,12 @@ pub struct Record {
     /// How its log is kept.
     #[serde(default)]
     pub log: log::Config,
+    /// How its health is checked.
+    #[serde(default)]
+    pub health: Option<Check>,
+    /// What is done when it is unhealthy.
+    #[serde(default)]
+    pub on_failure: OnFailure,
 }
 
 /// A container's place in a network that its user made.
@@ -171,6 +178,9 @@ pub struct Running {
     /// Whether it is paused, which a file of its own says.
     #[serde(skip)]
     pub paused: bool,
+    /// What is known of its health, which a file of its own says too.
+    #[serde(skip)]
+    pub health: Option<Health>,
 }
 
 /// What is written down while a container waits to be started again.

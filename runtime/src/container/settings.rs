@@ -1,5 +1,6 @@
 //! What a front end asks for when it has a container made.
 
+use super::health::{Check, OnFailure};
 use super::restart::Policy;
 use crate::grants::{Egress, Http, Network, Port, Publish};
 use crate::sandbox::log;
@@ -54,6 +55,10 @@ pub struct Settings {
     pub restart: Policy,
     /// How its log is kept.
     pub log: log::Config,
+    /// How its health is checked, over the image's word; `["NONE"]` takes that away.
+    pub health: Check,
+    /// What is done when it is unhealthy.
+    pub on_failure: OnFailure,
     /// A Wasm file that is the program, for a container without an image.
     pub module: Option<PathBuf>,
 }

@@ -12,6 +12,7 @@
 
 use super::index::MANIFEST_TYPE;
 use super::{Layer, blobs, chain_ids};
+use crate::container::health::Check;
 use oci_spec::image::{Arch, Config, ImageConfiguration, Os, RootFs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -119,6 +120,24 @@ pub(super) fn packing(media_type: &str) -> Option<Packing> {
 pub(super) const ACCEPTED: &str = "tar, tar+gzip and tar+zstd layers of OCI and Docker images, application/wasm, \
      application/vnd.bytecodealliance.wasm.component.layer.v0+wasm, application/vnd.wasm.content.layer.v1+wasm (and \
      +data) and application/vnd.module.wasm.content.layer.v1+wasm";
+
+/// How an image's config says that the health of its containers is checked (Docker image specification 1.2; OCI has no
+/// place for it).
+pub(super) fn health_check(config: &[u8]) -> Option<Check> {
+    #[derive(Deserialize)]
+    struct Outer {
+        config: Inner,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        #[serde(rename = "Healthcheck")]
+        check: Check,
+    }
+    // Most say nothing, and this is on the way of every start.
+    const KEY: &[u8] = b"\"Healthcheck\"";
+    config.windows(KEY.len()).any(|window| window == KEY).then_some(())?;
+    serde_json::from_slice::<Outer>(config).ok().map(|outer| outer.config.check)
+}
 
 /// Reads a manifest with its config.
 ///

@@ -344,13 +344,15 @@ impl<'a> Images<'a> {
     pub(super) fn load(&self, digest: &str, entries: &[Entry<'_>]) -> Result<Image> {
         let manifest = self.manifest(digest)?;
         let path = blobs::path(self.store, &manifest.config.digest)?;
-        let shape = formats::shape(&manifest, &files::read(&path)?);
+        let bytes = files::read(&path)?;
+        let health = formats::health_check(&bytes);
+        let shape = formats::shape(&manifest, &bytes);
         let Shape { config, layers } =
             shape.map_err(|reason| StoreError::Damaged { path, reason: format!("{reason} (manifest {digest})") })?;
         let names =
             entries.iter().filter(|e| e.digest == digest).filter_map(|e| e.name()?.parse().ok()).collect::<Vec<_>>();
         let size = manifest.layers.iter().fold(manifest.config.size, |sum, layer| sum.saturating_add(layer.size));
-        Ok(Image { id: manifest.config.digest, manifest: digest.to_owned(), names, config, layers, size })
+        Ok(Image { id: manifest.config.digest, manifest: digest.to_owned(), names, config, health, layers, size })
     }
 
     pub(super) fn manifest(&self, digest: &str) -> Result<formats::Manifest> {

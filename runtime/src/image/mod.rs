@@ -85,6 +85,8 @@ pub struct Image {
     pub names: Vec<Reference>,
     /// What the image says about itself and how to run it.
     pub config: ImageConfiguration,
+    /// How it says that the health of its containers is checked.
+    pub health: Option<crate::container::health::Check>,
     /// The layers, lowest first.
     pub layers: Vec<Layer>,
     /// What the layers and the config take in the content store.

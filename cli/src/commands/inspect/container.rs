@@ -59,7 +59,7 @@ fn state(status: &Status) -> Value {
         Status::Restarting(waiting) => (waiting.code, None, Some(waiting.ended)),
         _ => (0, None, None),
     };
-    json!({
+    let mut state = json!({
         "Status": status.word(),
         "Running": status.is_running(),
         "Paused": status.word() == "paused",
@@ -71,7 +71,11 @@ fn state(status: &Status) -> Value {
         "Error": error.unwrap_or_default(),
         "StartedAt": time(started),
         "FinishedAt": time(finished),
-    })
+    });
+    if let (Status::Running(running), Some(state)) = (status, state.as_object_mut()) {
+        state.extend(running.health.as_ref().map(|health| ("Health".to_owned(), json!(health))));
+    }
+    state
 }
 
 fn log_config(log: log::Config) -> Value {
@@ -186,6 +190,7 @@ fn config(record: &Record) -> Value {
         "Entrypoint": list_or_null(&record.entrypoint),
         "Labels": record.labels,
         "StopTimeout": record.stop_timeout,
+        "Healthcheck": record.health,
     })
 }
 
@@ -264,6 +269,7 @@ fn fences(fences: Fences) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sampan_runtime::container::health::{Health, OnFailure};
     use sampan_runtime::container::restart::Policy;
     use sampan_runtime::container::{Ended, Running};
     use sampan_runtime::grants::{Egress, Http, Network, Publish};
@@ -301,6 +307,8 @@ mod tests {
             stop_timeout: 10,
             restart: Policy::OnFailure(Some(3)),
             log: log::Config::default(),
+            health: None,
+            on_failure: OnFailure::None,
         }
     }
 
@@ -325,6 +333,7 @@ mod tests {
             program: "sha256:cd".into(),
             restarts: 2,
             paused: true,
+            health: Some(Health::default()),
         };
         let (record, status) = (record(), Status::Running(running));
         assert_eq!(
