@@ -305,6 +305,10 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
             _ = &mut serving => waiting.await?,
         }
     };
+    if !container.record.published.is_empty() {
+        // Whoever hears of the end may want the ports at once, and a host on its way out has them still.
+        keeper.outlive_host().await;
+    }
     let exit = match &ended.phase {
         Phase::Ended(exit) => exit.clone(),
         _ => Exit { code: crate::guest::KILLED, at: jiff::Timestamp::now(), message: None },

@@ -339,6 +339,15 @@ impl Keeper {
         let _ = pidfd_send_signal(&self.0.pidfd, Signal::KILL);
     }
 
+    /// Ends the host process and waits until it is gone, and with it all that it had open; for a second at most, since
+    /// one that hangs in the kernel goes when it can.
+    pub async fn outlive_host(&self) {
+        let mut changes = self.0.changed.subscribe();
+        self.kill_host();
+        let gone = async { while !self.state().host_gone && changes.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+    }
+
     /// Forgets an ended or a never started container.
     ///
     /// # Errors
