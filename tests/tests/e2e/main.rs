@@ -48,6 +48,8 @@ mod nginx;
 #[cfg(test)]
 mod ports;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod prune;
 #[cfg(test)]
 mod python;

@@ -177,6 +177,64 @@ fn a_server_is_held_up_by_no_idle_connection_and_ends_when_it_is_stopped() {
 }
 
 #[test]
+fn asyncio_serves_a_published_port_and_calls_a_peer_that_was_granted() {
+    let store = Store::shared(&["python"]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let (mut stream, mut text) = (stream.unwrap(), String::new());
+                stream.read_to_string(&mut text).unwrap();
+                stream.write_all(text.to_uppercase().as_bytes()).unwrap();
+            });
+        }
+    });
+    let script = "import asyncio, sys\n\
+        async def ask(line):\n    \
+            reader, writer = await asyncio.open_connection(\"127.0.0.1\", int(sys.argv[1]))\n    \
+            writer.write(line)\n    \
+            writer.write_eof()\n    \
+            answer = await asyncio.wait_for(reader.read(), 30)\n    \
+            writer.close()\n    \
+            return answer\n\
+        async def handle(reader, writer):\n    \
+            line = await reader.readline()\n    \
+            both = await asyncio.gather(ask(b\"one \" + line), ask(b\"two \" + line))\n    \
+            writer.writelines(both)\n    \
+            await writer.drain()\n    \
+            writer.close()\n\
+        async def main():\n    \
+            server = await asyncio.start_server(handle, \"0.0.0.0\", 8000)\n    \
+            print(\"serving\", flush=True)\n    \
+            async with server:\n        \
+                await server.serve_forever()\n\
+        asyncio.run(main())\n";
+    let files = Dir::new().file("app.py", script);
+    let flags = format!("-p 8000 -v '{files}:/srv:ro'");
+    let run = |grant: &str| store.detached(format!("{flags} {grant} python python /srv/app.py {}", peer.port()));
+    let app = run(&format!("--allow-net {peer}"));
+    app.says("serving");
+    let port = app.port("8000");
+    // Twenty at once, the first of which says nothing before the others have their answers.
+    let mut first = net::connect(port);
+    let others: Vec<_> =
+        (0..20).map(|n| std::thread::spawn(move || net::exchange(port, format!("hello {n}\n").as_bytes()))).collect();
+    for (n, other) in others.into_iter().enumerate() {
+        let answer = String::from_utf8(other.join().unwrap()).unwrap();
+        assert_eq!(answer, format!("ONE HELLO {n}\nTWO HELLO {n}\n"));
+    }
+    first.write_all(b"at last\n").unwrap();
+    let mut answer = String::new();
+    first.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "ONE AT LAST\nTWO AT LAST\n");
+    let denied = run("");
+    denied.says("serving");
+    assert!(net::exchange(denied.port("8000"), b"hello\n").is_empty());
+    eventually("it says why", || denied.diagnostics().contains(&format!("connection to {peer} denied")));
+}
+
+#[test]
 fn a_request_that_was_not_granted_is_refused_by_an_error_that_names_the_flag() {
     let store = Store::shared(&["python"]);
     let code = "import urllib.request, urllib.error\n\
