@@ -44,6 +44,7 @@ fuzz:
 
 ## The speed tables, with whichever peers this machine has beside ours
 bench: guests build
+	@if command -v npm >/dev/null; then samples/build.sh hello-js; fi
 	cargo run $(CARGO_FLAGS) --bin bench
 
 ## Find out anew which functions a start runs, so that the linker puts them side by side (some minutes)

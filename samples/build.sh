@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the sample guests: `./build.sh [NAME…]`, all of them without a name. `--list` prints the names.
+# Builds the sample guests: `./build.sh [NAME…]`, all of them without a name, but for `hello-js`, which the benchmarks alone
+# use. `--list` prints the names.
 #
 # A guest is kept outside the clone, under the hash of all that goes into it: its sources, its recipe below and the
 # versions that the two pin. One that did not change is copied from there and needs no toolchain at all.
@@ -24,6 +25,7 @@ recipe() {
         nginx | p3 | web3) echo "rust $1 reactor" ;;
         go | go-web) echo "go $1" ;;
         c | python | quickjs) echo "$1" ;;
+        hello-js) echo "js $1" ;;
         *) fail "there is no sample $1, only: ${names[*]}" ;;
     esac
 }
@@ -37,6 +39,7 @@ sources() {
             ;;
         go) echo "$2" ;;
         # The interface definitions come out of a crate that the Rust guests use.
+        js) echo Cargo.lock "$2" ;;
         python) echo Cargo.lock python/lib python/*.py python/python.wit ;;
         *) echo "$1" ;;
     esac
@@ -107,6 +110,21 @@ make_quickjs() {
         -lwasi-emulated-process-clocks -lwasi-emulated-signal -o "$1"
 }
 
+# All of SpiderMonkey, with the program already read.
+make_js() {
+    local version=0.23.0
+    local tool=$tools/componentize-js-$version work=${1%.wasm}
+    if [[ ! -x $tool/node_modules/.bin/componentize-js ]]; then
+        mkdir -p "$tool"
+        npm install --silent --no-save --prefix "$tool" "@bytecodealliance/componentize-js@$version" >&2
+    fi
+    mkdir "$work"
+    cp -r "$(crate . wasip2)/wit/deps" "$2/service.wit" "$work"
+    "$tool/node_modules/.bin/componentize-js" "$2/$2.js" --wit "$work" --world-name service \
+        --disable fetch-event http --out "$1" >&2
+    rm -rf "$work"
+}
+
 # crate DIRECTORY NAME: where cargo keeps the sources of a crate that the package in the directory uses.
 crate() {
     local manifest
@@ -127,6 +145,7 @@ packages() {
         rust) has_rust_target || echo rustc-web cargo-web rust-web-src lld-19 wasi-libc ;;
         c | quickjs) echo clang-19 lld-19 wasi-libc libclang-rt-19-dev-wasm32 ;;
         python) python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv ;;
+        js) command -v npm >/dev/null || echo npm ;;
         go) command -v go >/dev/null || echo golang-go ;;
     esac
 }

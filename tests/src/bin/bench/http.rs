@@ -1,6 +1,9 @@
 //! Requests: `sampan` beside `wasmtime serve`, the same component, side by side in one run, with hyper alone as the
 //! ceiling. Each server has the first processor to itself and wrk the second.
 //!
+//! What a large guest itself takes is what it takes in an instance that is used again, less what a small guest takes so:
+//! that is the server's. The rest of a fresh instance's time is what the server adds.
+//!
 //! `make bench`, or `bench http [SECONDS]` for this table alone.
 
 use crate::{Bench, which};
@@ -40,7 +43,10 @@ struct Seen {
     p99: f64,
 }
 
-/// The tables: fresh instances, instances that are used again, and 1,000 connections.
+/// Processor time of a request in the two servers, ours and wasmtime's, in microseconds.
+type Pair = Option<(f64, f64)>;
+
+/// The tables: fresh instances, instances that are used again, 1,000 connections, WASI 0.3, and a large guest.
 pub fn http(bench: &Bench, seconds: u32) -> Result<()> {
     let missing: Vec<&str> = ["wrk", "taskset"].into_iter().filter(|tool| which(tool).is_none()).collect();
     if !missing.is_empty() || std::thread::available_parallelism()?.get() < 2 {
@@ -49,6 +55,11 @@ pub fn http(bench: &Bench, seconds: u32) -> Result<()> {
     }
     bench.sampan(&["build", "-q", "-t", "hello-http", &bench.samples.join("hello-http").to_string_lossy()])?;
     bench.sampan(&["build", "-q", "-t", "web", &bench.samples.join("web").to_string_lossy()])?;
+    bench.sampan(&["build", "-q", "-t", "web3", &bench.samples.join("web3").to_string_lossy()])?;
+    let has_large = guest(bench, LARGE).is_file();
+    if has_large {
+        bench.sampan(&["build", "-q", "-t", LARGE, &bench.samples.join(LARGE).to_string_lossy()])?;
+    }
     let fresh = ("sampan", &[][..], "wasmtime serve", &[][..]);
     let reused = (
         "sampan --http-reuse 1000",
@@ -56,25 +67,52 @@ pub fn http(bench: &Bench, seconds: u32) -> Result<()> {
         "wasmtime serve, 1,000 requests an instance",
         &["--max-instance-reuse-count", "1000"][..],
     );
+    let (mut small, mut large_fresh, mut large_reused): (Pair, Pair, Pair) = (None, None, None);
     for (title, sample, path, connections, kind) in [
         ("a fresh instance for each request, 32 connections", "hello-http", "/", 32, fresh),
         ("instances used 1,000 times, 32 connections", "hello-http", "/", 32, reused),
         ("a fresh instance for each request, 1,000 connections", "hello-http", "/", 1000, fresh),
         ("a page that allocates and is logged, a fresh instance for each, 32 connections", "web", "/env", 32, fresh),
+        ("WASI 0.3, 16 requests at a time in an instance and 128 in all, 32 connections", "web3", "/", 32, fresh),
+        ("a large guest (JavaScript), a fresh instance for each request, 32 connections", LARGE, "/", 32, fresh),
+        ("a large guest (JavaScript), instances used 1,000 times, 32 connections", LARGE, "/", 32, reused),
     ] {
+        if sample == LARGE && !has_large {
+            println!("\n## HTTP: {title}\n\n(left out: `samples/build.sh {LARGE}` makes it)");
+            continue;
+        }
         println!("\n## HTTP: {title} (`{sample}{path}`)\n");
         println!("| server | requests/s | CPU µs a request | p50 ms | p99 ms | requests/s × wasmtime | CPU × |");
         println!("| --- | --- | --- | --- | --- | --- | --- |");
         let mut servers = start(bench, sample, kind)?;
         let measured = measure(&mut servers, path, connections, seconds);
         print(&servers);
+        match (sample, kind == fresh) {
+            ("hello-http", false) => small = pair(&servers),
+            (LARGE, true) => large_fresh = pair(&servers),
+            (LARGE, false) => large_reused = pair(&servers),
+            _ => {}
+        }
         for server in servers {
             server.end(bench)?;
         }
         measured?;
     }
+    if let (Some(small), Some(fresh), Some(reused)) = (small, large_fresh, large_reused) {
+        // The guest is the same in both; the smaller figure has less of the server in it.
+        let own = (reused.0 - small.0).min(reused.1 - small.1);
+        let (ours, theirs) = (fresh.0 - own, fresh.1 - own);
+        println!(
+            "\nOf the large guest's fresh instance, in µs of processor time: {own:.0} are the guest's own; sampan adds \
+             {ours:.0}, wasmtime serve {theirs:.0} ({:.2} ×).",
+            ours / theirs
+        );
+    }
     Ok(())
 }
+
+/// The sample whose guest is large.
+const LARGE: &str = "hello-js";
 
 type Kind<'a> = (&'static str, &'a [&'a str], &'static str, &'a [&'a str]);
 
@@ -100,7 +138,8 @@ fn start(bench: &Bench, sample: &str, (ours, our_flags, theirs, their_flags): Ki
     let pid = bench.sampan(&["inspect", "-f", "{{.State.Pid}}", name])?.parse()?;
     servers.push(Server { name: ours, address, pid, end: End::Remove(name), seen: vec![] });
     for server in &servers {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        // Theirs compiles first.
         while TcpStream::connect(server.address).is_err() {
             ensure!(Instant::now() < deadline, "{} does not listen", server.name);
             std::thread::sleep(Duration::from_millis(10));
@@ -124,6 +163,11 @@ fn measure(servers: &mut [Server], path: &str, connections: u32, seconds: u32) -
         }
     }
     Ok(())
+}
+
+fn pair(servers: &[Server]) -> Pair {
+    let of = |name: &str| servers.iter().find(|s| s.name.starts_with(name)).map(|s| s.median(|seen| seen.cpu));
+    Some((of("sampan")?, of("wasmtime")?))
 }
 
 fn print(servers: &[Server]) {
