@@ -9,6 +9,7 @@
 mod commands;
 mod format;
 mod front;
+mod limits;
 mod settings;
 
 use anyhow::Result;

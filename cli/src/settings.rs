@@ -2,6 +2,7 @@
 
 use crate::commands::pull::Policy;
 use crate::format::time::parse_go_duration;
+use crate::limits::LimitFlags;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::{Join, MountRequest, MountSource, Settings, id};
@@ -65,6 +66,8 @@ pub struct ContainerFlags {
     /// Write a line for each HTTP request to the container's log
     #[arg(long)]
     http_access_log: bool,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Let the container's root not be written
     #[arg(long)]
     read_only: bool,
@@ -167,6 +170,7 @@ impl ContainerFlags {
             open_stdin: self.interactive,
             allow_spawn: self.allow_spawn,
             http,
+            limits: self.limits.limits(),
             stop_timeout: self.stop_timeout,
             module,
         })

@@ -220,6 +220,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         open_stdin: settings.open_stdin,
         allow_spawn: settings.allow_spawn,
         http: settings.http.clone(),
+        limits: settings.limits,
         stop_timeout: settings.stop_timeout.unwrap_or(10),
         id,
     };
@@ -268,6 +269,7 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         stdin: record.open_stdin,
         spawn: record.allow_spawn,
         http: record.http.clone(),
+        limits: record.limits.clone(),
     }
 }
 

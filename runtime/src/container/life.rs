@@ -212,7 +212,7 @@ async fn live<F: Front>(
     };
     let exit = match &ended.phase {
         Phase::Ended(exit) => exit.clone(),
-        _ => Exit { code: crate::guest::KILLED, at: jiff::Timestamp::now(), message: None },
+        _ => Exit { code: crate::guest::KILLED, out_of_memory: false, at: jiff::Timestamp::now(), message: None },
     };
     Ok((ended, exit))
 }
@@ -229,7 +229,14 @@ fn write_down(
         return remove::take_away(store, container, true);
     }
     let (code, finished) = (exit.code, exit.at);
-    let ended = Ended { code, started, finished, error: exit.message.clone(), fences: keeper.fences() };
+    let ended = Ended {
+        code,
+        out_of_memory: exit.out_of_memory,
+        started,
+        finished,
+        error: exit.message.clone(),
+        fences: keeper.fences(),
+    };
     let write = || files::write_json(&container.dir.join("ended.json"), &ended, Durability::Buffered);
     write().or_else(|_| {
         // The guest may have filled the disk: that is what the room was kept for.

@@ -1,7 +1,7 @@
 //! What is written down of a container: `record.json` when it is made, `running.json` in the run directory while it
 //! runs, `ended.json` when it has ended.
 
-use crate::grants::{Address, Egress, Http, Network, Port, Publish};
+use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish};
 use crate::sandbox::Fences;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,6 +66,9 @@ pub struct Record {
     /// How its requests are answered, if it is an HTTP service.
     #[serde(default)]
     pub http: Http,
+    /// What it may use of the machine.
+    #[serde(default)]
+    pub limits: Limits,
     /// The grace period of `stop`, in seconds.
     pub stop_timeout: u32,
 }
@@ -141,6 +144,9 @@ pub struct Running {
 pub struct Ended {
     /// The exit code.
     pub code: u8,
+    /// Whether it, or a program that it had started, was ended because it wanted more memory than there may be.
+    #[serde(default)]
+    pub out_of_memory: bool,
     /// When it started; `None` if it never did.
     pub started: Option<jiff::Timestamp>,
     /// When it ended.

@@ -1,6 +1,6 @@
 //! What a front end asks for when it has a container made.
 
-use crate::grants::{Egress, Http, Network, Port, Publish};
+use crate::grants::{Egress, Http, Limits, Network, Port, Publish};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub allow_spawn: bool,
     /// How its requests are answered, if it is an HTTP service.
     pub http: Http,
+    /// What it may use of the machine.
+    pub limits: Limits,
     /// The grace period of `stop`, in seconds; Docker's 10 when `None`.
     pub stop_timeout: Option<u32>,
     /// A Wasm file that is the program, for a container without an image.

@@ -1,8 +1,9 @@
 //! Running a command: one call of its entry, on a thread of its own, until it returns or is stopped.
 
+use super::account::{self, OutOfMemory};
 use super::module::{self, Doors, Parts};
 use super::process::{self, Processes};
-use super::state::Surroundings;
+use super::state::{PlainState, Surroundings};
 use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
 use crate::grants::Protocol;
 use crate::network::own;
@@ -23,7 +24,7 @@ pub fn run(
 ) -> Ending {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return Ending { code: 126, message: Some(format!("cannot set up the sandbox: {e}")) },
+        Err(e) => return Ending::told(126, format!("cannot set up the sandbox: {e}")),
     };
     control.watch(&program.engine);
     // Weak, so that the output pipe closes with the guest and not with its handle, and a socket when the guest wants.
@@ -61,7 +62,7 @@ pub fn run(
 }
 
 fn interrupted(control: &Control) -> Ending {
-    Ending { code: if control.asked() == Stop::AtOnce { KILLED } else { STOPPED }, message: None }
+    Ending::code(if control.asked() == Stop::AtOnce { KILLED } else { STOPPED })
 }
 
 async fn call(
@@ -80,7 +81,7 @@ async fn call(
         Mapped::Component(component) => call_component(program, component, surroundings, control, started).await,
     };
     match result {
-        Ok(code) => Ending { code, message: None },
+        Ok(code) => Ending::code(code),
         Err(error) => ending_of(&error, control),
     }
 }
@@ -89,15 +90,18 @@ async fn call(
 pub(super) fn ending_of(error: &wasmtime::Error, control: &Control) -> Ending {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         // Only the low byte reaches a parent on Unix, and so with Docker.
-        return Ending { code: code.to_le_bytes()[0], message: None };
+        return Ending::code(code.to_le_bytes()[0]);
     }
     if error.is::<Interrupted>() {
         return interrupted(control);
     }
-    if error.is::<wasmtime::Trap>() || error.is::<wasmtime::WasmBacktrace>() {
-        return Ending { code: TRAPPED, message: Some(trap_text(error)) };
+    if let Some(refused) = error.downcast_ref::<OutOfMemory>() {
+        return Ending { out_of_memory: true, ..Ending::told(KILLED, refused.to_string()) };
     }
-    Ending { code: 126, message: Some(format!("{error:#}")) }
+    if error.is::<wasmtime::Trap>() || error.is::<wasmtime::WasmBacktrace>() {
+        return Ending::told(TRAPPED, trap_text(error));
+    }
+    Ending::told(126, format!("{error:#}"))
 }
 
 /// A trap in words: what happened, then where, a frame a line, with the names that the module has.
@@ -117,9 +121,10 @@ async fn call_module(
     started: impl FnOnce(),
 ) -> wasmtime::Result<u8> {
     let mut linker = Linker::new(&program.engine);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state| state)?;
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state: &mut PlainState| &mut state.wasi)?;
     exit_with_any_code(&mut linker)?;
     let mut store = Store::new(&program.engine, surroundings.module_state()?);
+    account::meter(&mut store);
     watch_epoch(&mut store, control);
     let instance = linker.instantiate_async(&mut store, module).await?;
     let entry = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
@@ -168,6 +173,7 @@ pub(super) async fn call_component(
 ) -> wasmtime::Result<u8> {
     let linker = linker::component(&program.engine, &program.description)?;
     let mut store = Store::new(&program.engine, surroundings.component_state(true)?);
+    account::meter(&mut store);
     watch_epoch(&mut store, control);
     let returned = if program.kind() == Kind::Command3 {
         use wasmtime_wasi::p3::bindings::Command;

@@ -1,5 +1,6 @@
 //! Guests: compiled code + grants → a running instance.
 
+pub mod account;
 pub mod code;
 pub mod command;
 pub mod compile;
@@ -17,6 +18,7 @@ pub mod stdio;
 pub use kind::{Description, Kind};
 pub use service::figures::Counts;
 
+use serde::{Deserialize, Serialize};
 use service::figures::Figures;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -26,12 +28,28 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 /// How a guest ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
     /// The exit code, as Docker would show it.
     pub code: u8,
+    /// Whether it, or a program that it had started, was ended because it wanted more memory than there may be.
+    pub out_of_memory: bool,
     /// What the runtime has to say of it: a trap's backtrace, say.
     pub message: Option<String>,
+}
+
+impl Ending {
+    /// An ending that says nothing but its exit code.
+    #[must_use]
+    pub fn code(code: u8) -> Self {
+        Self { code, out_of_memory: false, message: None }
+    }
+
+    /// One that the runtime has something to say of.
+    #[must_use]
+    pub fn told(code: u8, message: String) -> Self {
+        Self { code, out_of_memory: false, message: Some(message) }
+    }
 }
 
 /// The exit code of a guest that trapped: what a native program that aborted would have (128 + SIGABRT).

@@ -347,7 +347,7 @@ pub(super) fn localhost(like: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grants::{Http, RootGrant};
+    use crate::grants::{Http, Limits, RootGrant};
     use crate::network::outside::Nobody;
     use futures::FutureExt;
 
@@ -366,6 +366,7 @@ mod tests {
             exposed: expose.split_terminator(',').map(|p| p.parse().unwrap()).collect(),
             egress: Egress::default(),
             http: Http::default(),
+            limits: Limits::default(),
             stdin: false,
             spawn: false,
         }

@@ -5,6 +5,7 @@ use super::asking::Asking;
 use super::fence::{self, Namespaces};
 use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
+use crate::guest::account::Account;
 use crate::guest::module::{self, Doors};
 use crate::guest::process::Loader;
 use crate::guest::state::Surroundings;
@@ -74,7 +75,7 @@ pub(super) fn run(
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
                 Ok((launch, program)) => start(launch, program, &asking, &mut running),
-                Err((id, message)) => report(&socket, &Report::Ended { id, code: 126, message: Some(message) }),
+                Err((id, message)) => report(&socket, &Report::Ended { id, ending: Ending::told(126, message) }),
             },
             // The keeper is gone, or its words make no sense: there is nobody to live for.
             // SAFETY: this ends the process without running anything more of it.
@@ -134,7 +135,7 @@ fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<
         }
         let code = if how == Stop::Gently { STOPPED } else { KILLED };
         if control.give_up() {
-            report(&socket, &Report::Ended { id, code, message: None });
+            report(&socket, &Report::Ended { id, ending: Ending::code(code) });
         }
         if alone {
             // SAFETY: this ends the process without running anything more of it.
@@ -183,19 +184,19 @@ fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, ru
         let id = launch.id.clone();
         let ending = live(launch, program, &control, &asking);
         if control.end() {
-            report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
+            report(&reports, &Report::Ended { id, ending });
         }
     });
     if let Err(e) = spawned {
-        let message = Some(format!("cannot start a thread for the guest: {e}"));
-        report(socket, &Report::Ended { id, code: 126, message });
+        let ending = Ending::told(126, format!("cannot start a thread for the guest: {e}"));
+        report(socket, &Report::Ended { id, ending });
     }
 }
 
 fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, asking: &Asking) -> Ending {
     let program = match program {
         Ok(program) => program,
-        Err(e) => return Ending { code: 126, message: Some(format!("cannot map the compiled code: {e:#}")) },
+        Err(e) => return Ending::told(126, format!("cannot map the compiled code: {e:#}")),
     };
     let Launch { id, mut grants, preopens, output, input, reserved, .. } = launch;
     let output = Pipe::new(output);
@@ -216,26 +217,32 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
         match listen(&view, &grants, is_service.then_some(HTTP_PORT)) {
             Ok(opened) if is_service => listening = opened,
             Ok(opened) => doors = handed(opened),
-            Err(message) => return Ending { code: 126, message: Some(message) },
+            Err(message) => return Ending::told(126, message),
         }
     }
     if !doors.is_empty() {
         grants.env.retain(|variable| !variable.starts_with("LISTEN_"));
         grants.env.extend(module::environment(&doors));
     }
-    let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader });
+    let account = Account::new(&grants.limits);
+    let surroundings =
+        Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader, account });
     let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });
-    let ending = if is_service {
+    let mut ending = if is_service {
         let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();
         service::run(&program, &surroundings, control, sockets, || started(ports))
     } else {
         let ports = surroundings.network.published().iter().map(|p| (p.port, p.host)).collect();
         command::run(&program, &surroundings, control, doors, || started(ports))
     };
-    if let (TRAPPED, Some(words)) = (ending.code, &ending.message) {
+    if let Some(words) = &ending.message {
         // Where its user looks first.
-        let _ = surroundings.output.write(Channel::Stderr, format!("{words}\n").as_bytes());
+        let channel = if ending.out_of_memory { Channel::Diagnostic } else { Channel::Stderr };
+        if ending.out_of_memory || ending.code == TRAPPED {
+            let _ = surroundings.output.write(channel, format!("{words}\n").as_bytes());
+        }
     }
+    ending.out_of_memory |= surroundings.account.was_out_of_memory();
     ending
 }
 

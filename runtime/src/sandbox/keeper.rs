@@ -5,7 +5,7 @@ use super::log::{self, Attach};
 use super::snapshot::{Exit, Phase, Snapshot};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
-use crate::guest::{Counts, KILLED};
+use crate::guest::{Counts, Ending, KILLED};
 use crate::network::peers;
 use crate::network::reserve::reserve;
 use crate::rootfs;
@@ -459,20 +459,21 @@ impl Keeper {
                     kept.counted = (kept.counted.0 + 1, counts);
                 }
             }
-            Report::Ended { id, code, message } => self.end(&id, code, message),
+            Report::Ended { id, ending } => self.end(&id, ending),
         }
         self.bump();
     }
 
     /// Records the end of a container, once its output is all in the log.
-    fn end(&self, id: &str, code: u8, message: Option<String>) {
+    fn end(&self, id: &str, ending: Ending) {
         let pump = self.state().containers.get_mut(id).and_then(|kept| kept.pump.take());
         if let Some(pump) = pump {
             let _ = pump.join();
         }
         if let Some(kept) = self.state().containers.get_mut(id) {
+            let Ending { code, out_of_memory, message } = ending;
             let code = if kept.killed { KILLED } else { code };
-            kept.snapshot.phase = Phase::Ended(Exit { code, at: jiff::Timestamp::now(), message });
+            kept.snapshot.phase = Phase::Ended(Exit { code, out_of_memory, at: jiff::Timestamp::now(), message });
             kept.peers = None;
         }
     }
@@ -490,15 +491,15 @@ impl Keeper {
             state.containers.iter().filter(|(_, k)| running(k)).map(|(id, _)| id.clone()).collect()
         };
         for id in orphans {
-            let (code, message) = match status.as_ref().and_then(|s| s.terminating_signal()) {
-                Some(signal) if signal == libc::SIGKILL => (KILLED, None),
+            let ending = match status.as_ref().and_then(|s| s.terminating_signal()) {
+                Some(signal) if signal == libc::SIGKILL => Ending::code(KILLED),
                 Some(signal) => {
                     let code = u8::try_from(128 + signal).unwrap_or(KILLED);
-                    (code, Some(format!("the engine broke down (signal {signal})")))
+                    Ending::told(code, format!("the engine broke down (signal {signal})"))
                 }
-                None => (KILLED, None),
+                None => Ending::code(KILLED),
             };
-            self.end(&id, code, message);
+            self.end(&id, ending);
         }
         self.bump();
     }

@@ -193,6 +193,7 @@ const MEMORY_AND_THREADS: &[i64] = &[
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
+    libc::SYS_sysinfo,
     libc::SYS_tgkill,
     libc::SYS_write,
     libc::SYS_writev,

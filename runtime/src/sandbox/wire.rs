@@ -3,7 +3,7 @@
 use super::fence::Fences;
 use crate::grants::{Port, Protocol, Publish};
 use crate::guest::process::LoadError;
-use crate::guest::{Counts, Description};
+use crate::guest::{Counts, Description, Ending};
 use crate::network::outside::Unresolved;
 use crate::rootfs::Preopen;
 use oci_spec::runtime::Spec;
@@ -90,7 +90,7 @@ pub(super) enum Report {
     /// What has been counted of a container's requests; nothing for one that is no HTTP service.
     Counted { id: String, counts: Option<Counts> },
     /// A guest has ended.
-    Ended { id: String, code: u8, message: Option<String> },
+    Ended { id: String, ending: Ending },
 }
 
 const MOST_BYTES: usize = 1 << 20;

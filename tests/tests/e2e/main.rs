@@ -32,6 +32,8 @@ mod languages;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod listeners;
 #[cfg(test)]
 mod listing;

@@ -4,7 +4,7 @@ use super::{list_or_null, set};
 use crate::commands::{port, ps};
 use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, MountKind, MountPoint, Record, Status};
-use sampan_runtime::grants::Port;
+use sampan_runtime::grants::{Limits, Port};
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::{Fence, Fences, log};
 use sampan_runtime::store::Store;
@@ -58,12 +58,13 @@ fn state(status: &Status) -> Value {
         Status::Exited(ended) => (ended.code, ended.error.as_deref(), Some(ended.finished)),
         _ => (0, None, None),
     };
+    let out_of_memory = matches!(status, Status::Exited(ended) if ended.out_of_memory);
     json!({
         "Status": status.word(),
         "Running": status.is_running(),
         "Paused": false,
         "Restarting": false,
-        "OOMKilled": false,
+        "OOMKilled": out_of_memory,
         "Dead": false,
         "Pid": pid,
         "ExitCode": code,
@@ -123,6 +124,8 @@ fn host_config(record: &Record) -> Value {
         "PublishAllPorts": false,
         "AutoRemove": record.auto_remove,
         "ReadonlyRootfs": record.read_only,
+        // What was asked for; 0 is the default, as `Sampan.Limits` shows it.
+        "Memory": record.limits.memory.unwrap_or(0),
         "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
     })
 }
@@ -210,7 +213,13 @@ fn ours(record: &Record, status: &Status) -> Value {
         "AccessLog": record.http.access_log,
     });
     let grants = json!({ "AllowNet": record.egress, "Spawn": record.allow_spawn, "Http": http });
-    json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Fences": shown.map(fences) })
+    let limits = limits(&record.limits);
+    json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Limits": limits, "Fences": shown.map(fences) })
+}
+
+/// The limits that hold, also those that nobody asked for.
+fn limits(limits: &Limits) -> Value {
+    json!({ "Memory": limits.memory.unwrap_or_else(Limits::default_memory) })
 }
 
 fn fences(fences: Fences) -> Value {
@@ -259,6 +268,7 @@ mod tests {
             open_stdin: false,
             allow_spawn: false,
             http: Http::default(),
+            limits: Limits { memory: Some(64 << 20) },
             stop_timeout: 10,
         }
     }
@@ -300,6 +310,7 @@ mod tests {
     fn what_was_asked_for_is_in_dockers_places() {
         let record = record();
         let host = host_config(&record);
+        assert_eq!(host["Memory"], 64 << 20);
         assert_eq!(host["Binds"], json!(["/srv:/data:ro"]));
         assert_eq!(
             host["PortBindings"],
@@ -315,6 +326,7 @@ mod tests {
     fn an_ended_one_tells_how_and_when() {
         let ended = Ended {
             code: 3,
+            out_of_memory: true,
             started: None,
             finished: "2026-03-01T12:30:01.25Z".parse().unwrap(),
             error: Some("no".into()),
@@ -325,6 +337,7 @@ mod tests {
             (&state["Status"], &state["ExitCode"], &state["Error"]),
             (&json!("exited"), &json!(3), &json!("no"))
         );
+        assert_eq!(state["OOMKilled"], true);
         assert_eq!((&state["StartedAt"], &state["FinishedAt"]), (&json!(NEVER), &json!("2026-03-01T12:30:01.25Z")));
         let ours = ours(&record(), &Status::Created);
         assert_eq!((&ours["Program"], &ours["Keeper"], &ours["Fences"]), (&Value::Null, &json!(0), &Value::Null));

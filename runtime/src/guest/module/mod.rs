@@ -25,6 +25,7 @@ mod wasi;
 
 pub use wasi::{MODULE as WASI, reply, share};
 
+use super::account::{self, Meter, Metered};
 use super::process::Processes;
 use super::state::{Stdio, Surroundings};
 use super::stdio::{Channel, Pipe};
@@ -82,6 +83,13 @@ pub struct ModuleState {
     /// Where the runtime says what people should know.
     pub output: Pipe,
     process: Option<(Processes, u32)>,
+    meter: Meter,
+}
+
+impl Metered for ModuleState {
+    fn meter(&mut self) -> &mut Meter {
+        &mut self.meter
+    }
 }
 
 impl std::fmt::Debug for ModuleState {
@@ -260,8 +268,10 @@ pub async fn run(
         descriptors: Descriptors::new(parts.stdio, listeners),
         output: surroundings.output.clone(),
         process: parts.process,
+        meter: Meter::new(&surroundings.account),
     };
     let mut store = Store::new(engine, state);
+    account::meter(&mut store);
     command::watch_epoch(&mut store, control);
     let instance = linked.instantiate_async(&mut store).await?;
     let entry = instance.get_typed_func::<(), ()>(&mut store, "_start")?;

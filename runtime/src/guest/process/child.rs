@@ -50,6 +50,7 @@ pub(super) fn start(
         input: None,
         stdio: Some(stdio),
         loader: None,
+        account: Arc::clone(&ours.account),
     });
     let (processes, loaded) = (processes.clone(), Arc::clone(loaded));
     let live = move || {
@@ -68,8 +69,11 @@ fn live(processes: &Processes, id: u32, loaded: &Loaded, surroundings: Arc<Surro
         let ending = tokio::select! {
             biased;
             ending = guest => ending,
-            () = control.wait(Stop::AtOnce) => Ending { code: KILLED, message: None },
+            () = control.wait(Stop::AtOnce) => Ending::code(KILLED),
         };
+        if ending.out_of_memory {
+            surroundings.account.out_of_memory();
+        }
         if let (Some(words), Some([_, _, stderr])) = (&ending.message, &surroundings.stdio) {
             // Where whoever started it looks; and if nobody takes it, the end does not wait for that.
             let words = format!("{words}\n");
@@ -117,7 +121,7 @@ async fn call(
         }
     };
     match result {
-        Ok(code) => Ending { code, message: None },
+        Ok(code) => Ending::code(code),
         Err(error) => ending_of(&error, control),
     }
 }

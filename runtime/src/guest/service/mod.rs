@@ -70,7 +70,7 @@ pub fn run(
         .build()
     {
         Ok(runtime) => runtime,
-        Err(e) => return Ending { code: 126, message: Some(format!("cannot set up the sandbox: {e}")) },
+        Err(e) => return Ending::told(126, format!("cannot set up the sandbox: {e}")),
     };
     control.watch(&program.engine);
     let ending = runtime.block_on(serve(program, surroundings, control, listeners, started));
@@ -105,8 +105,8 @@ async fn serve(
         }
     };
     tokio::select! {
-        () = drained => Ok(Ending { code: 0, message: None }),
-        () = control.wait(Stop::AtOnce) => Ok(Ending { code: KILLED, message: None }),
+        () = drained => Ok(Ending::code(0)),
+        () = control.wait(Stop::AtOnce) => Ok(Ending::code(KILLED)),
     }
 }
 
