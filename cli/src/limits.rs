@@ -1,8 +1,10 @@
 //! The flags that limit what a container uses → the runtime's limits.
 
 use crate::format::humanize::bytes_size;
+use crate::format::time::parse_go_duration;
 use clap::Args;
 use sampan_runtime::grants::Limits;
+use std::time::Duration;
 
 /// What a container may use, as Docker names it.
 #[derive(Debug, Default, Args)]
@@ -10,12 +12,39 @@ pub struct LimitFlags {
     /// Memory that the container may have: bytes, or with b, k, m or g
     #[arg(short, long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
+    /// Processors that the container may use: 0.5, 2
+    #[arg(long, value_name = "NUMBER", value_parser = cpus)]
+    cpus: Option<u64>,
+    /// Microseconds of processor time in each period, which is another way to say --cpus
+    #[arg(long, value_name = "MICROSECONDS", conflicts_with = "cpus", value_parser = clap::value_parser!(u64).range(1000..))]
+    cpu_quota: Option<u64>,
+    /// The period of --cpu-quota, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", requires = "cpu_quota", value_parser = clap::value_parser!(u64).range(1000..=1_000_000))]
+    cpu_period: Option<u64>,
+    /// The container's share of a busy machine, where others have 1024
+    #[arg(short, long, value_name = "SHARES")]
+    cpu_shares: Option<u64>,
+    /// How long the container may run: 30s, 10m. It is then stopped as by `stop`, and ends with 124
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    timeout: Option<Duration>,
+    /// Limit what the container opens: nofile=N files and sockets in one program
+    #[arg(long, value_name = "NAME=N", value_parser = ulimit)]
+    ulimit: Vec<u64>,
 }
 
 impl LimitFlags {
     /// The limits that the flags say. Nothing, or 0, is the default.
     pub fn limits(&self) -> Limits {
-        Limits { memory: self.memory.filter(|bytes| *bytes > 0) }
+        let quota =
+            self.cpu_quota.map(|quota| quota.saturating_mul(1_000_000_000) / self.cpu_period.unwrap_or(100_000));
+        Limits {
+            memory: self.memory.filter(|bytes| *bytes > 0),
+            nano_cpus: self.cpus.filter(|nano| *nano > 0).or(quota),
+            cpu_shares: self.cpu_shares.filter(|shares| *shares > 0),
+            timeout: self.timeout,
+            grace: None,
+            open_files: self.ulimit.last().copied(),
+        }
     }
 }
 
@@ -26,6 +55,45 @@ fn memory(text: &str) -> Result<u64, String> {
             Err(format!("less than {}, which the smallest memory has", bytes_size(Limits::LEAST_MEMORY)))
         }
         bytes => Ok(bytes),
+    }
+}
+
+/// Billionths of a processor.
+fn cpus(text: &str) -> Result<u64, String> {
+    let number: f64 =
+        text.parse().map_err(|_| format!("{text:?} is no number of processors: it is written like 0.5 or 2"))?;
+    #[allow(clippy::cast_precision_loss, reason = "there are not so many processors")]
+    let most = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    if !(0.0..=most).contains(&number) || (number > 0.0 && number < 0.01) {
+        return Err(format!("there is from 0.01 to {most} to give, the processors of this machine"));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and a few")]
+    let nano = (number * 1e9).round() as u64;
+    Ok(nano)
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let duration = parse_go_duration(text).map_err(|e| e.to_string())?;
+    match Duration::try_from(duration) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(format!("{text:?} is no time to run in")),
+    }
+}
+
+/// `nofile=SOFT[:HARD]`: a guest cannot raise its own limit, so that the lower one holds.
+fn ulimit(text: &str) -> Result<u64, String> {
+    let (name, limits) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is no limit: it is written nofile=1024"))?;
+    if name != "nofile" {
+        return Err(format!("{name}: a Wasm program has no such limit; nofile is the one there is"));
+    }
+    let soft = limits.split(':').next().unwrap_or_default();
+    match soft.parse() {
+        Ok(most) if most >= Limits::LEAST_FILES => Ok(most),
+        Ok(few) => {
+            Err(format!("{few} files are too few: its streams, its root and one file are {}", Limits::LEAST_FILES))
+        }
+        Err(_) => Err(format!("{soft:?} is no number of files")),
     }
 }
 
@@ -75,6 +143,11 @@ mod tests {
         for bad in ["", "m", "-1", "1x", "1..2m", "99999999999g", "ib"] {
             assert!(size(bad).is_err(), "{bad}");
         }
+        assert_eq!((cpus("0.5"), ulimit("nofile=64:128")), (Ok(500_000_000), Ok(64)));
+        for bad in ["nproc=3", "nofile", "nofile=x", "nofile=2"] {
+            assert!(ulimit(bad).is_err(), "{bad}");
+        }
+        assert!(cpus("0.001").is_err() && cpus("-1").is_err() && cpus("99999").is_err() && timeout("0").is_err());
         assert!(memory("1k").unwrap_err().contains("64KiB"));
     }
 }

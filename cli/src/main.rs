@@ -114,6 +114,7 @@ const COMMANDS: &[Entry] = &[
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("save", "Write images into an archive that other tools can load", exchange::SaveArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
+    entry!("stats", "Show what containers use", stats::StatsArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
     group!("system", "Look after the store", SYSTEM),
     entry!("tag", "Give an image another name", push::TagArgs),
@@ -135,6 +136,7 @@ const CONTAINER: &[Entry] = &[
     entry!("rm", "Remove containers", lifecycle::RmArgs, "remove"),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
+    entry!("stats", "Show what containers use", stats::StatsArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
     entry!("wait", "Wait for containers to end, then print their exit codes", lifecycle::WaitArgs),
 ];

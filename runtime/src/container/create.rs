@@ -5,7 +5,7 @@ use super::networks::NetworkRecord;
 use super::record::{Container, Joined, MountPoint, Record};
 use super::settings::{Join, MountRequest, MountSource, Settings};
 use super::{ContainerError, Result, id, networks, volumes};
-use crate::grants::{BindGrant, Grants, Membership, Port, Publish, RootGrant};
+use crate::grants::{BindGrant, Grants, Limits, Membership, Port, Publish, RootGrant};
 use crate::image::{Image, Images};
 use crate::rootfs;
 use crate::store::{Durability, Lock, Store, StoreError, files};
@@ -269,7 +269,7 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         stdin: record.open_stdin,
         spawn: record.allow_spawn,
         http: record.http.clone(),
-        limits: record.limits.clone(),
+        limits: Limits { grace: Some(record.stop_timeout), ..record.limits.clone() },
     }
 }
 

@@ -350,7 +350,7 @@ mod tests {
             stdin: true,
             spawn: true,
             http: Http { access_log: true, ..Http::default() },
-            limits: Limits { memory: Some(1 << 20) },
+            limits: Limits { memory: Some(1 << 20), ..Limits::default() },
         }
     }
 

@@ -1,5 +1,6 @@
 //! The account of one container: what its instances and programs use together, and how much of it they may.
 
+use super::cpu::Cpu;
 use crate::grants::Limits;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,13 +30,28 @@ pub struct Account {
     default: OnceLock<u64>,
     memory: AtomicU64,
     killed: AtomicBool,
+    cpu: Arc<Cpu>,
+    instances: AtomicU64,
 }
 
 impl Account {
     /// An account with these limits, and nothing on it.
     #[must_use]
     pub fn new(limits: &Limits) -> Arc<Self> {
-        Arc::new(Self { given: limits.memory, ..Self::default() })
+        let cpu = Arc::new(Cpu::new(limits.nano_cpus));
+        Arc::new(Self { given: limits.memory, cpu, ..Self::default() })
+    }
+
+    /// The processor's time.
+    #[must_use]
+    pub fn cpu(&self) -> &Arc<Cpu> {
+        &self.cpu
+    }
+
+    /// How many stores there are at this moment.
+    #[must_use]
+    pub fn instances(&self) -> u64 {
+        self.instances.load(Ordering::Relaxed)
     }
 
     /// How many bytes of memory all may have together.
@@ -107,7 +123,14 @@ impl Meter {
     /// A store's part of an account.
     #[must_use]
     pub fn new(account: &Arc<Account>) -> Self {
+        account.instances.fetch_add(1, Ordering::Relaxed);
         Self { account: Arc::clone(account), charged: 0, last: 0 }
+    }
+
+    /// The account.
+    #[must_use]
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
@@ -126,6 +149,7 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        self.account.instances.fetch_sub(1, Ordering::Relaxed);
         self.account.give_back(self.charged);
     }
 }
@@ -183,7 +207,7 @@ mod tests {
     use super::*;
 
     fn account(memory: u64) -> Arc<Account> {
-        Account::new(&Limits { memory: Some(memory) })
+        Account::new(&Limits { memory: Some(memory), ..Limits::default() })
     }
 
     #[test]
@@ -195,7 +219,7 @@ mod tests {
         assert!(refused.is::<OutOfMemory>() && refused.to_string().contains("--memory"), "{refused}");
         // 8 bytes an element.
         assert!(other.table_growing(0, 1000, Some(1000)).unwrap());
-        assert_eq!(account.memory(), (900 << 10) + 8000);
+        assert_eq!((account.memory(), account.instances()), ((900 << 10) + 8000, 2));
         drop(one);
         assert!(other.memory_growing(0, 200 << 10, None).unwrap());
         assert!(account.buffer(900 << 10).is_none());

@@ -4,26 +4,32 @@ pub mod account;
 pub mod code;
 pub mod command;
 pub mod compile;
+pub mod cpu;
 pub mod engine;
 pub mod garbage;
 pub mod kind;
 mod linker;
 pub mod module;
+mod open;
 pub mod process;
 pub(crate) mod script;
 pub mod service;
 pub mod state;
 pub mod stdio;
+pub mod usage;
 
 pub use kind::{Description, Kind};
 pub use service::figures::Counts;
 
+use crate::network::traffic::Traffic;
+use account::Account;
 use serde::{Deserialize, Serialize};
 use service::figures::Figures;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
+use usage::Usage;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
@@ -56,6 +62,8 @@ impl Ending {
 pub const TRAPPED: u8 = 134;
 /// The exit code of a guest that was stopped (128 + SIGTERM).
 pub const STOPPED: u8 = 143;
+/// The exit code of a guest whose time was over: what timeout(1) has for it.
+pub const TIMED_OUT: u8 = 124;
 /// The exit code of a guest that was killed (128 + SIGKILL).
 pub const KILLED: u8 = 137;
 
@@ -190,7 +198,9 @@ struct ControlState {
     had_doors: OnceLock<bool>,
     hush: OnceLock<Hush>,
     figures: OnceLock<Arc<Figures>>,
+    used: OnceLock<(Arc<Account>, Arc<Traffic>)>,
     ended: AtomicBool,
+    timed_out: AtomicBool,
 }
 
 /// Closes what a guest may be waiting on, and says whether there was anything.
@@ -257,6 +267,17 @@ impl Control {
         self.0.figures.get().map(|figures| figures.counts())
     }
 
+    /// Says where it is written down what the guest's container uses.
+    pub fn uses(&self, account: &Arc<Account>, traffic: &Arc<Traffic>) {
+        let _ = self.0.used.set((Arc::clone(account), Arc::clone(traffic)));
+    }
+
+    /// What the guest's container has used; `None` before it has begun and after its end.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.0.used.get().filter(|_| !self.has_ended()).map(|(account, traffic)| Usage::of(account, traffic))
+    }
+
     /// Says how the guest's output is closed when it is given up.
     pub fn hush(&self, close: impl Fn() + Send + Sync + 'static) {
         let _ = self.0.hush.set(Hush(Box::new(close)));
@@ -281,6 +302,17 @@ impl Control {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.0.ended.load(Ordering::SeqCst)
+    }
+
+    /// Says that the guest ends because its time is over.
+    pub fn time_out(&self) {
+        self.0.timed_out.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn has_timed_out(&self) -> bool {
+        self.0.timed_out.load(Ordering::SeqCst)
     }
 
     /// What has been asked.

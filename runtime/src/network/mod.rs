@@ -13,6 +13,7 @@
 //! sockets   puts the view between the guest and wasmtime-wasi's sockets; names does so for look-up
 //! own       the sockets that the engine keeps to itself
 //! http      outgoing requests
+//! traffic   how many bytes pass
 //! splice    further addresses of a published port
 //! ```
 
@@ -25,6 +26,7 @@ mod reach;
 pub mod reserve;
 pub mod sockets;
 mod splice;
+pub mod traffic;
 mod view;
 
 pub use view::{Tell, View};

@@ -1,6 +1,7 @@
 //! What one container sees of the network: the addresses that it knows, beside the real ones.
 
 use super::outside::Outside;
+use super::traffic::Traffic;
 use super::{Bound, Denied, Event, http, reserve, splice};
 use crate::grants::{Address, Egress, Grants, Network, Port, Ports, Protocol, Publish};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ pub(super) struct Inner {
     pub(super) outside: Arc<dyn Outside>,
     pub(super) tell: Tell,
     pub(super) client: http::Client,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) state: Mutex<State>,
 }
 
@@ -86,12 +88,19 @@ impl View {
             outside,
             tell,
             client: http::Client::default(),
+            traffic: Arc::default(),
             state: Mutex::new(State { reserved, ..State::default() }),
         }))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where its bytes are counted.
+    #[must_use]
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.0.traffic
     }
 
     /// The published ports with the addresses that the host gave them.

@@ -2,15 +2,19 @@
 //! the keeper's orders.
 
 use super::asking::Asking;
+use super::deadlines::{Deadlines, timed_out};
 use super::fence::{self, Namespaces};
 use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
 use crate::guest::account::Account;
+use crate::guest::cpu;
 use crate::guest::module::{self, Doors};
 use crate::guest::process::Loader;
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
-use crate::guest::{Control, Description, Ending, KILLED, Program, STOPPED, Stop, TRAPPED, command, service};
+use crate::guest::{
+    Control, Description, Ending, KILLED, Program, STOPPED, Stop, TIMED_OUT, TRAPPED, command, service,
+};
 use crate::network::outside::Outside;
 use crate::network::reserve::Reservation;
 use crate::network::{Bound, Event, View};
@@ -56,12 +60,20 @@ pub(super) fn run(
     let fences = fence::raise(namespaces, trees, low_ports);
     let socket = Arc::new(socket);
     report(&socket, &Report::Fenced(fences));
-    let mut running = HashMap::new();
+    let mut running: HashMap<String, Control> = HashMap::new();
+    let mut deadlines = Deadlines::default();
     let asking = Asking::new(&socket);
     loop {
+        while let Some((id, how)) = deadlines.pass(&socket) {
+            if let Some(control) = running.get(&id).filter(|control| !control.has_ended()) {
+                control.time_out();
+                stop(&running, id, how, &socket);
+            }
+        }
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
             Ok(Some((Order::Begin, _))) => {
                 if let Some((launch, program)) = first.take() {
+                    deadlines.add(&launch);
                     start(launch, program, &asking, &mut running);
                 }
             }
@@ -69,12 +81,16 @@ pub(super) fn run(
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
             Ok(Some((Order::Rest, _))) => super::rest(),
             Ok(Some((Order::Count(id), _))) => {
-                let counts = running.get(&id).and_then(Control::counts);
-                report(&socket, &Report::Counted { id, counts });
+                let control = running.get(&id);
+                let (counts, usage) = (control.and_then(Control::counts), control.and_then(Control::usage));
+                report(&socket, &Report::Counted { id, counts, usage });
             }
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
-                Ok((launch, program)) => start(launch, program, &asking, &mut running),
+                Ok((launch, program)) => {
+                    deadlines.add(&launch);
+                    start(launch, program, &asking, &mut running);
+                }
                 Err((id, message)) => report(&socket, &Report::Ended { id, ending: Ending::told(126, message) }),
             },
             // The keeper is gone, or its words make no sense: there is nobody to live for.
@@ -133,7 +149,11 @@ fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<
         if control.has_ended() || (how == Stop::Gently && control.close_doors()) {
             return;
         }
-        let code = if how == Stop::Gently { STOPPED } else { KILLED };
+        let code = match how {
+            _ if control.has_timed_out() => TIMED_OUT,
+            Stop::Gently => STOPPED,
+            _ => KILLED,
+        };
         if control.give_up() {
             report(&socket, &Report::Ended { id, ending: Ending::code(code) });
         }
@@ -182,7 +202,11 @@ fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, ru
     let (reports, asking) = (Arc::clone(socket), asking.clone());
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
-        let ending = live(launch, program, &control, &asking);
+        let timeout = launch.grants.limits.timeout;
+        let mut ending = live(launch, program, &control, &asking);
+        if let Some(timeout) = timeout.filter(|_| control.has_timed_out()) {
+            ending = Ending::told(TIMED_OUT, timed_out(timeout));
+        }
         if control.end() {
             report(&reports, &Report::Ended { id, ending });
         }
@@ -202,6 +226,12 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
     let output = Pipe::new(output);
     control.hush(output.closer());
     let diagnostics = output.clone();
+    if let Some(shares) = grants.limits.cpu_shares
+        && let Err(e) = cpu::set_niceness(cpu::niceness(shares))
+    {
+        let words = format!("it has no more than the usual share of a busy machine, and not {shares} of 1024: {e}\n");
+        let _ = output.write(Channel::Diagnostic, words.as_bytes());
+    }
     let tell = Box::new(move |event: &Event| {
         // Whom it calls is worth knowing, and no news for its terminal.
         let channel = if matches!(event, Event::Called(_)) { Channel::Note } else { Channel::Diagnostic };
@@ -225,6 +255,7 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
         grants.env.extend(module::environment(&doors));
     }
     let account = Account::new(&grants.limits);
+    control.uses(&account, view.traffic());
     let surroundings =
         Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader, account });
     let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });

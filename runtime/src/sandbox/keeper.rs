@@ -5,6 +5,7 @@ use super::log::{self, Attach};
 use super::snapshot::{Exit, Phase, Snapshot};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
+use crate::guest::usage::Usage;
 use crate::guest::{Counts, Ending, KILLED};
 use crate::network::peers;
 use crate::network::reserve::reserve;
@@ -57,9 +58,12 @@ struct Kept {
     answers: Answers,
     /// That its peers know it.
     peers: Option<peers::Registered>,
-    /// What was counted of its requests, and how often that was asked for.
-    counted: (u64, Option<Counts>),
+    /// What was counted of it, and how often that was asked for.
+    counted: (u64, Counted),
 }
+
+/// What the host has counted of a container: of its requests, and of what it uses.
+type Counted = (Option<Counts>, Option<Usage>);
 
 type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, Attach);
 
@@ -91,7 +95,7 @@ impl Keeper {
             pump: Some(pump(output, bundle, attach)?),
             answers,
             peers,
-            counted: (0, None),
+            counted: (0, Counted::default()),
         };
         let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
         Ok(Self(Arc::new(Inner {
@@ -177,7 +181,7 @@ impl Keeper {
                 pump: None,
                 answers,
                 peers: None,
-                counted: (0, None),
+                counted: (0, Counted::default()),
             },
         );
         Ok(())
@@ -235,6 +239,12 @@ impl Keeper {
         let peers = join(&entry.id, &entry.bundle, &entry.grants, entry.network.as_deref())?;
         wire::send(self.0.socket.as_fd(), &order, &fds).map_err(system("hand the container to its sandbox"))?;
         Ok((pump, peers))
+    }
+
+    /// Whether one container at most lives in this sandbox.
+    pub(super) fn alone(&self) -> bool {
+        let lives = |kept: &&Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
+        self.state().containers.values().filter(lives).count() <= 1
     }
 
     /// Gives up the memory that starting took and idling does not need, in both processes.
@@ -327,10 +337,15 @@ impl Keeper {
     /// # Errors
     /// When it is not in this sandbox.
     pub async fn counts(&self, id: &str) -> Result<Option<Counts>, SandboxError> {
+        Ok(self.ask(id).await?.0)
+    }
+
+    /// Asks the host what it has counted of a container; nothing of one that does not run.
+    pub(super) async fn ask(&self, id: &str) -> Result<Counted, SandboxError> {
         let mut changes = self.0.changed.subscribe();
         let asked = self.counted(id)?.0;
         if matches!(self.look(id)?.phase, Phase::Created | Phase::Ended(_)) {
-            return Ok(None);
+            return Ok(Counted::default());
         }
         let _ = wire::send(self.0.socket.as_fd(), &Order::Count(id.to_owned()), &[]);
         loop {
@@ -344,7 +359,7 @@ impl Keeper {
         }
     }
 
-    fn counted(&self, id: &str) -> Result<(u64, Option<Counts>), SandboxError> {
+    fn counted(&self, id: &str) -> Result<(u64, Counted), SandboxError> {
         let state = self.state();
         let kept = state.containers.get(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
         Ok(kept.counted.clone())
@@ -454,9 +469,9 @@ impl Keeper {
                     let _ = peers.listens(peers::Listener { protocol, port, real });
                 }
             }
-            Report::Counted { id, counts } => {
+            Report::Counted { id, counts, usage } => {
                 if let Some(kept) = self.state().containers.get_mut(&id) {
-                    kept.counted = (kept.counted.0 + 1, counts);
+                    kept.counted = (kept.counted.0 + 1, (counts, usage));
                 }
             }
             Report::Ended { id, ending } => self.end(&id, ending),

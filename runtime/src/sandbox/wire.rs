@@ -3,6 +3,7 @@
 use super::fence::Fences;
 use crate::grants::{Port, Protocol, Publish};
 use crate::guest::process::LoadError;
+use crate::guest::usage::Usage;
 use crate::guest::{Counts, Description, Ending};
 use crate::network::outside::Unresolved;
 use crate::rootfs::Preopen;
@@ -34,7 +35,7 @@ pub(super) enum Order {
     Kill(String),
     /// What was asked for.
     Answer { ticket: u64, answer: Answer },
-    /// Say what has been counted of a container's requests.
+    /// Say what has been counted of a container.
     Count(String),
     /// Give up what starting took: an idle sandbox needs little of the program's text.
     Rest,
@@ -87,8 +88,8 @@ pub(super) enum Report {
     Ask { ticket: u64, id: String, question: Question },
     /// A guest listens at a port that its peers may know.
     Listens { id: String, protocol: Protocol, port: u16, real: SocketAddr },
-    /// What has been counted of a container's requests; nothing for one that is no HTTP service.
-    Counted { id: String, counts: Option<Counts> },
+    /// What has been counted of a container: of its requests, if it is an HTTP service, and of what it uses, if it runs.
+    Counted { id: String, counts: Option<Counts>, usage: Option<Usage> },
     /// A guest has ended.
     Ended { id: String, ending: Ending },
 }

@@ -4,6 +4,8 @@
 //! the store as a whole has a fresh one.
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod build;
 #[cfg(test)]
 mod build_cache;
@@ -63,5 +65,7 @@ mod sandbox;
 mod services;
 #[cfg(test)]
 mod spawn;
+#[cfg(test)]
+mod stats;
 #[cfg(test)]
 mod store;

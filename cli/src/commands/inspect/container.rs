@@ -2,6 +2,7 @@
 
 use super::{list_or_null, set};
 use crate::commands::{port, ps};
+use rustix::process::{Resource, getrlimit};
 use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, MountKind, MountPoint, Record, Status};
 use sampan_runtime::grants::{Limits, Port};
@@ -126,6 +127,9 @@ fn host_config(record: &Record) -> Value {
         "ReadonlyRootfs": record.read_only,
         // What was asked for; 0 is the default, as `Sampan.Limits` shows it.
         "Memory": record.limits.memory.unwrap_or(0),
+        "NanoCpus": record.limits.nano_cpus.unwrap_or(0),
+        "CpuShares": record.limits.cpu_shares.unwrap_or(0),
+        "Ulimits": record.limits.open_files.map(|most| json!([{ "Name": "nofile", "Soft": most, "Hard": most }])),
         "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
     })
 }
@@ -219,7 +223,15 @@ fn ours(record: &Record, status: &Status) -> Value {
 
 /// The limits that hold, also those that nobody asked for.
 fn limits(limits: &Limits) -> Value {
-    json!({ "Memory": limits.memory.unwrap_or_else(Limits::default_memory) })
+    let processors = std::thread::available_parallelism().map_or(1, |all| u64::try_from(all.get()).unwrap_or(1));
+    json!({
+        "Memory": limits.memory.unwrap_or_else(Limits::default_memory),
+        "NanoCpus": limits.nano_cpus.unwrap_or(processors * 1_000_000_000),
+        "CpuShares": limits.cpu_shares.unwrap_or(1024),
+        // Nothing is for ever.
+        "TimeoutMs": limits.timeout.map(|timeout| timeout.as_millis()),
+        "OpenFiles": limits.open_files.or_else(|| getrlimit(Resource::Nofile).maximum),
+    })
 }
 
 fn fences(fences: Fences) -> Value {
@@ -268,7 +280,7 @@ mod tests {
             open_stdin: false,
             allow_spawn: false,
             http: Http::default(),
-            limits: Limits { memory: Some(64 << 20) },
+            limits: Limits { memory: Some(64 << 20), ..Limits::default() },
             stop_timeout: 10,
         }
     }

@@ -55,7 +55,10 @@ pub(super) fn start(
     let (processes, loaded) = (processes.clone(), Arc::clone(loaded));
     let live = move || {
         control.watch(&processes.0.engine);
+        let cpu = Arc::clone(surroundings.account.cpu());
+        cpu.enter();
         let code = live(&processes, id, &loaded, surroundings, &control);
+        cpu.leave();
         processes.ended(id, code);
     };
     std::thread::Builder::new().name("process".into()).stack_size(1 << 20).spawn(live).map_err(|_| Errno::AGAIN)?;
@@ -63,7 +66,7 @@ pub(super) fn start(
 }
 
 fn live(processes: &Processes, id: u32, loaded: &Loaded, surroundings: Arc<Surroundings>, control: &Control) -> u8 {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 126 };
+    let Ok(runtime) = command::runtime(surroundings.account.cpu()) else { return 126 };
     let code = runtime.block_on(async {
         let guest = call(processes, id, loaded, &surroundings, control);
         let ending = tokio::select! {
