@@ -10,6 +10,7 @@ mod commands;
 mod format;
 mod front;
 mod health;
+mod limits;
 mod settings;
 
 use anyhow::Result;
@@ -119,6 +120,7 @@ const COMMANDS: &[Entry] = &[
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("save", "Write images into an archive that other tools can load", exchange::SaveArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
+    entry!("stats", "Show what containers use", stats::StatsArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
     group!("system", "Look after the store", SYSTEM),
     entry!("tag", "Give an image another name", push::TagArgs),
@@ -144,6 +146,7 @@ const CONTAINER: &[Entry] = &[
     entry!("rm", "Remove containers", lifecycle::RmArgs, "remove"),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
+    entry!("stats", "Show what containers use", stats::StatsArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
     entry!("unpause", "Let paused containers go on", supervise::UnpauseArgs),
     entry!("update", "Change settings of containers, also of running ones", supervise::UpdateArgs),

@@ -4,6 +4,7 @@ use crate::commands::pull;
 use crate::format::humanize;
 use crate::format::time::parse_go_duration;
 use crate::health::HealthFlags;
+use crate::limits::LimitFlags;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::restart::Policy;
@@ -69,6 +70,8 @@ pub struct ContainerFlags {
     /// Write a line for each HTTP request to the container's log
     #[arg(long)]
     http_access_log: bool,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Let the container's root not be written
     #[arg(long)]
     read_only: bool,
@@ -185,6 +188,7 @@ impl ContainerFlags {
             open_stdin: self.interactive,
             allow_spawn: self.allow_spawn,
             http,
+            limits: self.limits.limits(),
             stop_timeout: self.stop_timeout,
             restart: self.restart,
             health: self.health.check()?,

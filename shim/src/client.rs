@@ -1,5 +1,6 @@
 //! Speaking to a running sandbox.
 
+use crate::v1;
 use containerd_shim_protos::api::{KillRequest, PauseRequest, ResumeRequest, WaitRequest};
 use containerd_shim_protos::shim_async::TaskClient;
 use std::path::Path;
@@ -40,6 +41,7 @@ impl ClientError {
 #[derive(Clone)]
 pub struct SandboxClient {
     task: TaskClient,
+    side: v1::SandboxClient,
 }
 
 impl std::fmt::Debug for SandboxClient {
@@ -58,7 +60,7 @@ impl SandboxClient {
         let client = Client::connect(&address)
             .await
             .map_err(|source| ClientError::Connect { socket: socket.display().to_string(), source })?;
-        Ok(Self { task: TaskClient::new(client) })
+        Ok(Self { task: TaskClient::new(client.clone()), side: v1::SandboxClient::new(client) })
     }
 
     /// Sends a signal's meaning to a container.
@@ -89,6 +91,16 @@ impl SandboxClient {
         let request = ResumeRequest { id: id.to_owned(), ..ResumeRequest::default() };
         let answer = self.task.resume(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(|source| ClientError::Call { what: "go on", source })
+    }
+
+    /// What a container uses.
+    ///
+    /// # Errors
+    /// When it does not run, or the sandbox goes away.
+    pub async fn stats(&self, id: &str) -> Result<v1::StatsResponse, ClientError> {
+        let request = v1::StatsRequest { id: id.to_owned(), ..v1::StatsRequest::default() };
+        let answer = self.side.stats(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map_err(|source| ClientError::Call { what: "say what a container uses", source })
     }
 
     /// Waits for a container's end and returns its exit code.

@@ -2,14 +2,14 @@
 
 use crate::generated::sandbox::{
     Bucket, Container, Fence as FenceMessage, HttpRequest, HttpResponse, InspectRequest, InspectResponse,
-    NetworkRequest, NetworkResponse, Port, VersionRequest, VersionResponse,
+    NetworkRequest, NetworkResponse, Port, StatsRequest, StatsResponse, VersionRequest, VersionResponse,
 };
 use crate::generated::sandbox_ttrpc::{Sandbox, create_sandbox};
 use crate::server::Busy;
 use crate::task::{of_sandbox, refuse};
 use async_trait::async_trait;
 use sampan_runtime::guest::service::figures::BOUNDS;
-use sampan_runtime::sandbox::{Fence, Keeper};
+use sampan_runtime::sandbox::{Fence, Keeper, Stats};
 use std::collections::HashMap;
 use std::sync::Arc;
 use ttrpc::asynchronous::{Service as Methods, TtrpcContext as Context};
@@ -23,6 +23,12 @@ struct SideService {
 /// The service under its name.
 pub(crate) fn services(keeper: Keeper, busy: &Busy) -> HashMap<String, Methods> {
     create_sandbox(Arc::new(SideService { keeper, busy: busy.clone() }))
+}
+
+/// What a container uses; refused for one that does not run.
+pub(crate) async fn stats_of(keeper: &Keeper, id: &str) -> Result<Stats> {
+    let stats = keeper.stats(id).await.map_err(of_sandbox)?;
+    stats.ok_or_else(|| refuse(Code::FAILED_PRECONDITION, format!("container {id} does not run")))
 }
 
 #[async_trait]
@@ -64,6 +70,26 @@ impl Sandbox for SideService {
             look_ups_refused: counted.refusals.look_ups,
             requests_refused: counted.refusals.requests,
             ..NetworkResponse::default()
+        })
+    }
+
+    async fn stats(&self, _: &Context, request: StatsRequest) -> Result<StatsResponse> {
+        let _call = self.busy.call();
+        let Stats { usage, requests, read, written, pss } = stats_of(&self.keeper, &request.id).await?;
+        Ok(StatsResponse {
+            cpu_ns: usage.cpu_ns,
+            cpu_held: usage.held,
+            cpu_held_us: usage.held_us,
+            memory: usage.memory,
+            memory_limit: usage.memory_limit,
+            pss,
+            instances: usage.instances,
+            received: usage.received,
+            sent: usage.sent,
+            block_read: read,
+            block_written: written,
+            requests: requests.map_or(0, |counts| counts.requests.iter().map(|(_, count)| count).sum()),
+            ..StatsResponse::default()
         })
     }
 

@@ -1,19 +1,23 @@
 //! containerd's Task API (`containerd.task.v2.Task`, and `v3.Task`, whose messages are the same).
 
 use crate::server::Busy;
+use crate::side::stats_of;
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
     ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
     KillRequest, PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResumeRequest, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, Status, WaitRequest, WaitResponse,
+    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Status, WaitRequest, WaitResponse,
 };
+use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, IOEntry, IOStat, MemoryStat, Metrics, PidsStat};
+use containerd_shim_protos::protobuf::Message as _;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use sampan_runtime::config::Config;
 use sampan_runtime::container::locate_program;
 use sampan_runtime::grants::Grants;
 use sampan_runtime::guest::code;
-use sampan_runtime::sandbox::{Attach, Entry, Exit, Keeper, Phase, SandboxError, Snapshot, log};
+use sampan_runtime::sandbox::{Attach, Entry, Exit, Keeper, Phase, SandboxError, Snapshot, Stats, log};
 use sampan_runtime::store::{Store, files};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -61,6 +65,35 @@ fn exit_of(snapshot: &Snapshot) -> Option<&Exit> {
     match &snapshot.phase {
         Phase::Ended(exit) => Some(exit),
         _ => None,
+    }
+}
+
+/// The name by which containerd knows the message.
+const METRICS: &str = "io.containerd.cgroups.v2.Metrics";
+
+fn metrics(stats: &Stats) -> Metrics {
+    let usage = &stats.usage;
+    let cpu = CPUStat {
+        usage_usec: usage.cpu_ns / 1000,
+        // What the thread did in the kernel for its guest is not told apart.
+        user_usec: usage.cpu_ns / 1000,
+        nr_throttled: usage.held,
+        throttled_usec: usage.held_us,
+        ..CPUStat::default()
+    };
+    let memory = MemoryStat {
+        anon: usage.memory,
+        usage: usage.memory,
+        usage_limit: usage.memory_limit,
+        ..MemoryStat::default()
+    };
+    let disks = IOEntry { rbytes: stats.read, wbytes: stats.written, ..IOEntry::default() };
+    Metrics {
+        pids: Some(PidsStat { current: usage.instances, ..PidsStat::default() }).into(),
+        cpu: Some(cpu).into(),
+        memory: Some(memory).into(),
+        io: Some(IOStat { usage: vec![disks], ..IOStat::default() }).into(),
+        ..Metrics::default()
     }
 }
 
@@ -197,6 +230,16 @@ impl Task for TaskService {
         }
         .map_err(of_sandbox)?;
         Ok(Empty::default())
+    }
+
+    /// In the form of containerd's metrics of cgroups (version 2), which is what its users know to read.
+    async fn stats(&self, _: &Context, request: StatsRequest) -> Result<StatsResponse> {
+        let _call = self.busy.call();
+        let stats = stats_of(&self.keeper, &request.id).await?;
+        let metrics = metrics(&stats).write_to_bytes();
+        let value = metrics.map_err(|e| refuse(Code::INTERNAL, format!("cannot write the metrics: {e}")))?;
+        let any = Any { type_url: METRICS.to_owned(), value, ..Any::default() };
+        Ok(StatsResponse { stats: Some(any).into(), ..StatsResponse::default() })
     }
 
     async fn wait(&self, _: &Context, request: WaitRequest) -> Result<WaitResponse> {

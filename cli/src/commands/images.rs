@@ -195,6 +195,7 @@ mod tests {
             id: format!("sha256:{}", "ab".repeat(32)),
             manifest: format!("sha256:{}", "cd".repeat(32)),
             names: vec!["web".parse().unwrap()],
+            health: None,
             config: Default::default(),
             layers: vec![],
             size: 1234,

@@ -26,6 +26,7 @@ pub mod push;
 pub mod restore;
 pub mod run;
 pub mod sandbox;
+pub mod stats;
 pub mod supervise;
 pub mod system;
 pub mod tail;

@@ -6,7 +6,7 @@ use super::record::{Container, Joined, MountPoint, Record};
 use super::settings::{Join, MountRequest, MountSource, Settings};
 use super::{ContainerError, Result, egress, id, networks, volumes};
 use crate::config::Config;
-use crate::grants::{BindGrant, Grants, Membership, Port, Publish, RootGrant};
+use crate::grants::{BindGrant, Grants, Limits, Membership, Port, Publish, RootGrant};
 use crate::image::{Image, Images};
 use crate::rootfs;
 use crate::store::{Durability, Lock, Store, StoreError, files};
@@ -230,6 +230,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         open_stdin: settings.open_stdin,
         allow_spawn: settings.allow_spawn,
         http: settings.http.clone(),
+        limits: settings.limits,
         stop_timeout: settings.stop_timeout.unwrap_or(10),
         restart: settings.restart,
         log: settings.log,
@@ -282,6 +283,7 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         stdin: record.open_stdin,
         spawn: record.allow_spawn,
         http: record.http.clone(),
+        limits: Limits { grace: Some(record.stop_timeout), ..record.limits.clone() },
     }
 }
 

@@ -94,6 +94,7 @@ impl Container {
     fn bury(&self, place: &Path, lost: &Running) {
         let ended = Ended {
             code: KILLED,
+            out_of_memory: false,
             started: Some(lost.started),
             finished: jiff::Timestamp::now(),
             error: Some("the sandbox was killed".into()),

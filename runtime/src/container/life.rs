@@ -109,13 +109,19 @@ impl Lease {
             Err(error) => error,
         };
         let Self { container, lock, tries, .. } = self;
-        let exit = Exit { code: error.exit_code(), at: jiff::Timestamp::now(), message: Some(error.to_string()) };
+        let exit = Exit {
+            code: error.exit_code(),
+            out_of_memory: false,
+            at: jiff::Timestamp::now(),
+            message: Some(error.to_string()),
+        };
         let ended = Ended {
             code: exit.code,
             started: None,
             finished: exit.at,
             error: exit.message.clone(),
             fences: None,
+            out_of_memory: false,
             asked: false,
             restarts: tries.count,
         };
@@ -242,6 +248,7 @@ impl Run {
             finished: exit.at,
             error: exit.message.clone(),
             fences: keeper.fences(),
+            out_of_memory: exit.out_of_memory,
             asked: last.asked,
             restarts: tries.count,
         };
@@ -311,7 +318,7 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
     }
     let exit = match &ended.phase {
         Phase::Ended(exit) => exit.clone(),
-        _ => Exit { code: crate::guest::KILLED, at: jiff::Timestamp::now(), message: None },
+        _ => Exit { code: crate::guest::KILLED, out_of_memory: false, at: jiff::Timestamp::now(), message: None },
     };
     Ok((ended, exit))
 }

@@ -3,7 +3,7 @@
 
 use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
-use crate::grants::{Address, Egress, Http, Network, Port, Publish};
+use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish};
 use crate::sandbox::{Fences, log};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -71,6 +71,9 @@ pub struct Record {
     /// How its requests are answered, if it is an HTTP service.
     #[serde(default)]
     pub http: Http,
+    /// What it may use of the machine.
+    #[serde(default)]
+    pub limits: Limits,
     /// The grace period of `stop`, in seconds.
     pub stop_timeout: u32,
     /// What becomes of it when it ends.
@@ -203,6 +206,9 @@ pub struct Restarting {
 pub struct Ended {
     /// The exit code.
     pub code: u8,
+    /// Whether it, or a program that it had started, was ended because it wanted more memory than there may be.
+    #[serde(default)]
+    pub out_of_memory: bool,
     /// When it started; `None` if it never did.
     pub started: Option<jiff::Timestamp>,
     /// When it ended.

@@ -353,6 +353,7 @@ mod tests {
         let ended = |code, asked| Ended {
             code,
             asked,
+            out_of_memory: false,
             started: None,
             finished: jiff::Timestamp::UNIX_EPOCH,
             error: None,

@@ -2,7 +2,7 @@
 
 use super::health::{Check, OnFailure};
 use super::restart::Policy;
-use crate::grants::{Egress, Http, Network, Port, Publish};
+use crate::grants::{Egress, Http, Limits, Network, Port, Publish};
 use crate::sandbox::log;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub allow_spawn: bool,
     /// How its requests are answered, if it is an HTTP service.
     pub http: Http,
+    /// What it may use of the machine.
+    pub limits: Limits,
     /// The grace period of `stop`, in seconds; Docker's 10 when `None`.
     pub stop_timeout: Option<u32>,
     /// What becomes of it when it ends.

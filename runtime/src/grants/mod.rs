@@ -8,11 +8,13 @@ mod address;
 pub mod capabilities;
 mod egress;
 mod http;
+mod limits;
 mod ports;
 
 pub use address::{Address, AddressError};
 pub use egress::{Egress, Ports, Rule, RuleError};
 pub use http::Http;
+pub use limits::Limits;
 pub use ports::{Port, PortError, Protocol, Publish};
 
 use oci_spec::runtime::{Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder};
@@ -146,6 +148,8 @@ pub struct Grants {
     pub spawn: bool,
     /// How its requests are answered, if it is an HTTP service.
     pub http: Http,
+    /// What it may use of the machine.
+    pub limits: Limits,
 }
 
 /// The annotations that carry what the OCI runtime specification has no field for.
@@ -202,13 +206,15 @@ impl Grants {
             .no_new_privileges(true)
             .build()?;
         let mounts = self.binds.iter().map(bind_mount).collect::<Result<Vec<_>, _>>()?;
-        Ok(SpecBuilder::default()
+        let mut spec = SpecBuilder::default()
             .version("1.2.0")
             .process(process)
             .root(RootBuilder::default().path(root).readonly(!self.root_writable).build()?)
             .mounts(mounts)
             .annotations(annotations)
-            .build()?)
+            .build()?;
+        self.limits.write(&mut spec)?;
+        Ok(spec)
     }
 
     /// Reads what an OCI runtime configuration grants.
@@ -267,6 +273,7 @@ impl Grants {
             stdin: note(annotation::STDIN) == Some("true"),
             spawn: note(annotation::SPAWN) == Some("true"),
             http: Http::read(note)?,
+            limits: Limits::read(spec)?,
         })
     }
 
@@ -343,6 +350,7 @@ mod tests {
             stdin: true,
             spawn: true,
             http: Http { access_log: true, ..Http::default() },
+            limits: Limits { memory: Some(1 << 20), ..Limits::default() },
         }
     }
 

@@ -1,8 +1,10 @@
 //! Running a command: one call of its entry, on a thread of its own, until it returns or is stopped.
 
+use super::account::{self, Metered, OutOfMemory};
+use super::cpu::Cpu;
 use super::module::{self, Doors, Parts};
 use super::process::{self, Processes};
-use super::state::Surroundings;
+use super::state::{PlainState, Surroundings};
 use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
 use crate::grants::Protocol;
 use crate::network::own;
@@ -21,9 +23,11 @@ pub fn run(
     listeners: Doors,
     started: impl FnOnce(),
 ) -> Ending {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let cpu = surroundings.account.cpu();
+    cpu.enter();
+    let runtime = match runtime(cpu) {
         Ok(runtime) => runtime,
-        Err(e) => return Ending { code: 126, message: Some(format!("cannot set up the sandbox: {e}")) },
+        Err(e) => return Ending::told(126, format!("cannot set up the sandbox: {e}")),
     };
     control.watch(&program.engine);
     // Weak, so that the output pipe closes with the guest and not with its handle, and a socket when the guest wants.
@@ -60,8 +64,16 @@ pub fn run(
     ending
 }
 
+/// A runtime of the calling thread, whose other threads work for the container too.
+pub(super) fn runtime(cpu: &Arc<Cpu>) -> std::io::Result<tokio::runtime::Runtime> {
+    let (enter, leave) = (Arc::clone(cpu), Arc::clone(cpu));
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.on_thread_start(move || enter.enter()).on_thread_stop(move || leave.leave());
+    builder.enable_all().build()
+}
+
 fn interrupted(control: &Control) -> Ending {
-    Ending { code: if control.asked() == Stop::AtOnce { KILLED } else { STOPPED }, message: None }
+    Ending::code(if control.asked() == Stop::AtOnce { KILLED } else { STOPPED })
 }
 
 async fn call(
@@ -73,14 +85,16 @@ async fn call(
     started: impl FnOnce(),
 ) -> Ending {
     let result = match &program.code {
-        Mapped::Module(module) if processes.is_some() || !listeners.is_empty() => {
+        Mapped::Module(module)
+            if processes.is_some() || !listeners.is_empty() || surroundings.grants.limits.open_files.is_some() =>
+        {
             call_with_descriptors(program, module, surroundings, control, processes, listeners, started).await
         }
         Mapped::Module(module) => call_module(program, module, surroundings, control, started).await,
         Mapped::Component(component) => call_component(program, component, surroundings, control, started).await,
     };
     match result {
-        Ok(code) => Ending { code, message: None },
+        Ok(code) => Ending::code(code),
         Err(error) => ending_of(&error, control),
     }
 }
@@ -89,15 +103,18 @@ async fn call(
 pub(super) fn ending_of(error: &wasmtime::Error, control: &Control) -> Ending {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         // Only the low byte reaches a parent on Unix, and so with Docker.
-        return Ending { code: code.to_le_bytes()[0], message: None };
+        return Ending::code(code.to_le_bytes()[0]);
     }
     if error.is::<Interrupted>() {
         return interrupted(control);
     }
-    if error.is::<wasmtime::Trap>() || error.is::<wasmtime::WasmBacktrace>() {
-        return Ending { code: TRAPPED, message: Some(trap_text(error)) };
+    if let Some(refused) = error.downcast_ref::<OutOfMemory>() {
+        return Ending { out_of_memory: true, ..Ending::told(KILLED, refused.to_string()) };
     }
-    Ending { code: 126, message: Some(format!("{error:#}")) }
+    if error.is::<wasmtime::Trap>() || error.is::<wasmtime::WasmBacktrace>() {
+        return Ending::told(TRAPPED, trap_text(error));
+    }
+    Ending::told(126, format!("{error:#}"))
 }
 
 /// A trap in words: what happened, then where, a frame a line, with the names that the module has.
@@ -117,9 +134,10 @@ async fn call_module(
     started: impl FnOnce(),
 ) -> wasmtime::Result<u8> {
     let mut linker = Linker::new(&program.engine);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state| state)?;
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |state: &mut PlainState| &mut state.wasi)?;
     exit_with_any_code(&mut linker)?;
     let mut store = Store::new(&program.engine, surroundings.module_state()?);
+    account::meter(&mut store);
     watch_epoch(&mut store, control);
     let instance = linker.instantiate_async(&mut store, module).await?;
     let entry = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
@@ -136,7 +154,7 @@ pub(super) fn exit_with_any_code<T: 'static>(linker: &mut Linker<T>) -> wasmtime
     Ok(())
 }
 
-/// A module that starts others, or is handed sockets: not all of its descriptors are the crate's.
+/// A module that starts others, is handed sockets, or may have so many of both: not all of its descriptors are the crate's.
 async fn call_with_descriptors(
     program: &Program,
     module: &wasmtime::Module,
@@ -166,8 +184,9 @@ pub(super) async fn call_component(
     control: &Control,
     started: impl FnOnce(),
 ) -> wasmtime::Result<u8> {
-    let linker = linker::component(&program.engine, &program.description)?;
+    let linker = linker::component(&program.engine, &program.description, surroundings.grants.limits.open_files)?;
     let mut store = Store::new(&program.engine, surroundings.component_state(true)?);
+    account::meter(&mut store);
     watch_epoch(&mut store, control);
     let returned = if program.kind() == Kind::Command3 {
         use wasmtime_wasi::p3::bindings::Command;
@@ -183,15 +202,17 @@ pub(super) async fn call_component(
     Ok(u8::from(returned.is_err()))
 }
 
-/// Lets a change of the epoch end a guest that is to be stopped, and no other.
-pub(super) fn watch_epoch<T: 'static>(store: &mut Store<T>, control: &Control) {
+/// Lets a change of the epoch end a guest that is to be stopped, and hold up one that is ahead of its share, and no other.
+pub(super) fn watch_epoch<T: Metered>(store: &mut Store<T>, control: &Control) {
     let asked = control.clone();
+    let cpu = Arc::clone(store.data_mut().meter().account().cpu());
+    cpu.pace(store.engine());
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| match asked.asked() {
         Stop::AtOnce => Err(Interrupted.into()),
         // A gentle stop is decided outside the guest, so let the executor look.
         Stop::Gently => Ok(UpdateDeadline::Yield(1)),
-        Stop::No => Ok(UpdateDeadline::Continue(1)),
+        Stop::No => Ok(cpu.due().map_or(UpdateDeadline::Continue(1), |wait| UpdateDeadline::YieldCustom(1, wait))),
     });
     if control.asked() != Stop::No {
         // Asked before the deadline was set, which may have been after the epoch changed for it.

@@ -1,6 +1,7 @@
 //! Linkers: the host's functions for the interfaces that a guest imports, and for no others.
 
 use super::kind::Description;
+use super::open;
 use super::state::ComponentState;
 use crate::network::sockets;
 use wasmtime::Engine;
@@ -11,7 +12,11 @@ use wasmtime::component::Linker;
 ///
 /// # Errors
 /// When the engine refuses a definition.
-pub fn component(engine: &Engine, description: &Description) -> wasmtime::Result<Linker<ComponentState>> {
+pub fn component(
+    engine: &Engine,
+    description: &Description,
+    open_files: Option<u64>,
+) -> wasmtime::Result<Linker<ComponentState>> {
     let mut linker = Linker::new(engine);
     let imports = |family: &str, version: &str| {
         description.imports.iter().any(|name| {
@@ -34,6 +39,20 @@ pub fn component(engine: &Engine, description: &Description) -> wasmtime::Result
         }
         if imports("wasi:http/", "0.3.") {
             wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        }
+    }
+    if let Some(most) = open_files.map(|most| usize::try_from(most).unwrap_or(usize::MAX)) {
+        if imports("wasi:filesystem/", "0.2.") {
+            open::limit_files(&mut linker, most)?;
+        }
+        if imports("wasi:sockets/", "0.2.") {
+            open::limit_sockets(&mut linker, most)?;
+        }
+        if imports("wasi:filesystem/", "0.3.") {
+            open::limit_files3(&mut linker, most)?;
+        }
+        if imports("wasi:sockets/", "0.3.") {
+            open::limit_sockets3(&mut linker, most)?;
         }
     }
     Ok(linker)

@@ -1,45 +1,70 @@
 //! Guests: compiled code + grants → a running instance.
 
+pub mod account;
 pub mod code;
 pub mod command;
 pub mod compile;
+pub mod cpu;
 pub mod engine;
 pub mod garbage;
 pub mod kind;
 mod linker;
 pub mod module;
+mod open;
 pub mod process;
 pub(crate) mod script;
 pub mod service;
 pub mod state;
 pub mod stdio;
+pub mod usage;
 
 pub use kind::{Description, Kind};
 pub use service::figures::Counts;
 
 use crate::network::refusals::{Counting, Refusals};
+use crate::network::traffic::Traffic;
+use account::Account;
 use serde::{Deserialize, Serialize};
 use service::figures::Figures;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
+use usage::Usage;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 /// How a guest ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
     /// The exit code, as Docker would show it.
     pub code: u8,
+    /// Whether it, or a program that it had started, was ended because it wanted more memory than there may be.
+    pub out_of_memory: bool,
     /// What the runtime has to say of it: a trap's backtrace, say.
     pub message: Option<String>,
+}
+
+impl Ending {
+    /// An ending that says nothing but its exit code.
+    #[must_use]
+    pub fn code(code: u8) -> Self {
+        Self { code, out_of_memory: false, message: None }
+    }
+
+    /// One that the runtime has something to say of.
+    #[must_use]
+    pub fn told(code: u8, message: String) -> Self {
+        Self { code, out_of_memory: false, message: Some(message) }
+    }
 }
 
 /// The exit code of a guest that trapped: what a native program that aborted would have (128 + SIGABRT).
 pub const TRAPPED: u8 = 134;
 /// The exit code of a guest that was stopped (128 + SIGTERM).
 pub const STOPPED: u8 = 143;
+/// The exit code of a guest whose time was over: what timeout(1) has for it.
+pub const TIMED_OUT: u8 = 124;
 /// The exit code of a guest that was killed (128 + SIGKILL).
 pub const KILLED: u8 = 137;
 
@@ -168,6 +193,8 @@ pub struct Counted {
     pub http: Option<Counts>,
     /// What it was refused of the network.
     pub refusals: Refusals,
+    /// What its container uses; `None` before it has begun and after its end.
+    pub usage: Option<Usage>,
 }
 
 /// The handle by which a running guest is stopped, from any thread.
@@ -184,7 +211,9 @@ struct ControlState {
     hush: OnceLock<Hush>,
     figures: OnceLock<Arc<Figures>>,
     refusals: OnceLock<Arc<Counting>>,
+    used: OnceLock<(Arc<Account>, Arc<Traffic>)>,
     ended: AtomicBool,
+    timed_out: AtomicBool,
 }
 
 /// Closes what a guest may be waiting on, and says whether there was anything.
@@ -256,7 +285,17 @@ impl Control {
         Counted {
             http: self.0.figures.get().map(|figures| figures.counts()),
             refusals: self.0.refusals.get().map(|refusals| refusals.so_far()).unwrap_or_default(),
+            usage: self.usage(),
         }
+    }
+
+    /// Says where it is written down what the guest's container uses.
+    pub fn uses(&self, account: &Arc<Account>, traffic: &Arc<Traffic>) {
+        let _ = self.0.used.set((Arc::clone(account), Arc::clone(traffic)));
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.0.used.get().filter(|_| !self.has_ended()).map(|(account, traffic)| Usage::of(account, traffic))
     }
 
     /// Says how the guest's output is closed when it is given up.
@@ -283,6 +322,17 @@ impl Control {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.0.ended.load(Ordering::SeqCst)
+    }
+
+    /// Says that the guest ends because its time is over.
+    pub fn time_out(&self) {
+        self.0.timed_out.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn has_timed_out(&self) -> bool {
+        self.0.timed_out.load(Ordering::SeqCst)
     }
 
     /// What has been asked.

@@ -1,5 +1,6 @@
 //! What one instance of a guest is given by the host: its WASI context, and nothing else.
 
+use super::account::{Account, Meter, Metered};
 use super::module::stream::Stream;
 use super::process::Loader;
 use super::stdio::{Channel, Input, Pipe};
@@ -29,6 +30,8 @@ pub struct Surroundings {
     pub stdio: Option<Stdio>,
     /// Gets the code of programs that this one starts.
     pub loader: Option<Arc<dyn Loader>>,
+    /// What all instances of the container use together.
+    pub account: Arc<Account>,
 }
 
 /// Standard input, output and error.
@@ -79,9 +82,9 @@ impl Surroundings {
     ///
     /// # Errors
     /// When a directory cannot be opened.
-    pub fn module_state(&self) -> wasmtime::Result<WasiP1Ctx> {
+    pub fn module_state(&self) -> wasmtime::Result<PlainState> {
         // A command has its thread to itself, so it may as well wait there for a file.
-        Ok(self.with_streams(true)?.build_p1())
+        Ok(PlainState { wasi: self.with_streams(true)?.build_p1(), meter: Meter::new(&self.account) })
     }
 
     /// The same for a module whose streams are not the crate's, nor the first `listeners` descriptors behind them.
@@ -117,7 +120,27 @@ impl Surroundings {
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
             hooks: Outgoing { surroundings: Arc::clone(self) },
+            meter: Meter::new(&self.account),
         }
+    }
+}
+
+/// The data of a core module's store.
+pub struct PlainState {
+    /// The crate's state.
+    pub wasi: WasiP1Ctx,
+    meter: Meter,
+}
+
+impl std::fmt::Debug for PlainState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PlainState").finish_non_exhaustive()
+    }
+}
+
+impl Metered for PlainState {
+    fn meter(&mut self) -> &mut Meter {
+        &mut self.meter
     }
 }
 
@@ -127,6 +150,13 @@ pub struct ComponentState {
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Outgoing,
+    meter: Meter,
+}
+
+impl Metered for ComponentState {
+    fn meter(&mut self) -> &mut Meter {
+        &mut self.meter
+    }
 }
 
 impl ComponentState {

@@ -2,6 +2,7 @@
 //! certificates, connections kept for the next request, and the same peers as for sockets.
 
 use super::outside::Unresolved;
+use super::traffic::Counted;
 use super::view::{Inner, View, literal};
 use super::{Denied, Event, Unreached};
 use crate::grants::{Network, Protocol};
@@ -13,6 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
@@ -260,7 +262,7 @@ impl Dialer {
 }
 
 impl Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Counted<TcpStream>>;
     type Error = Box<dyn StdError + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -274,8 +276,15 @@ impl Service<Uri> for Dialer {
         Box::pin(async move {
             let late = |_| DialError::Connect(std::io::ErrorKind::TimedOut.into());
             let view = view.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected))?;
-            Ok(TokioIo::new(tokio::time::timeout(limit, view.dial(&to)).await.map_err(late)??))
+            let stream = tokio::time::timeout(limit, view.dial(&to)).await.map_err(late)??;
+            Ok(TokioIo::new(Counted::new(stream, view.traffic())))
         })
+    }
+}
+
+impl Connection for Counted<TcpStream> {
+    fn connected(&self) -> Connected {
+        self.inner().connected()
     }
 }
 

@@ -14,6 +14,7 @@
 //! refusals  how often it was refused something
 //! own       the sockets that the engine keeps to itself
 //! http      outgoing requests
+//! traffic   how many bytes pass
 //! splice    further addresses of a published port
 //! ```
 
@@ -27,6 +28,7 @@ pub mod refusals;
 pub mod reserve;
 pub mod sockets;
 mod splice;
+pub mod traffic;
 mod view;
 
 pub use refusals::Refusals;

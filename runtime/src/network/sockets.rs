@@ -3,7 +3,7 @@
 //! Only what names an address is defined again (over the crate's own definitions, by shadowing in the linker); what
 //! moves bytes is the crate's, untouched.
 
-use super::{Bound, Unreached, View, own};
+use super::{Bound, Unreached, View, own, traffic};
 use crate::grants::Protocol;
 use std::net::SocketAddr;
 use wasmtime::component::{Linker, Resource};
@@ -124,8 +124,22 @@ pub fn shadow_p2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
                     sockets.table.delete(Resource::<TcpSocket>::new_own(socket.rep()))?;
                     return Ok((Err(ErrorCode::WouldBlock),));
                 }
+                traffic::count(sockets.table, view.traffic(), input, output)?;
             }
             answer(data, accepted)
+        },
+    )?;
+    tcp.func_wrap(
+        "[method]tcp-socket.finish-connect",
+        |mut store: StoreContextMut<'_, T>, (this,): (Resource<TcpSocket>,)| {
+            let data = store.data_mut();
+            let view = data.network().clone();
+            let mut sockets = data.sockets();
+            let connected = Tcp2::finish_connect(&mut sockets, this);
+            if let Ok((input, output)) = &connected {
+                traffic::count(sockets.table, view.traffic(), input, output)?;
+            }
+            answer(data, connected)
         },
     )?;
     tcp.func_wrap("[method]tcp-socket.local-address", |mut store: StoreContextMut<'_, T>, (this,)| {
@@ -195,6 +209,7 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             let data = store.data_mut();
             let mut received = In2::receive(&mut data.sockets(), this, most);
             for datagram in received.iter_mut().flatten() {
+                data.network().traffic().receive(datagram.data.len());
                 let real = SocketAddr::from(datagram.remote_address);
                 datagram.remote_address = data.network().received_from(real).into();
             }
@@ -208,6 +223,7 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             Box::new(async move {
                 let data = store.data_mut();
                 let view = data.network().clone();
+                let sizes: Vec<usize> = datagrams.iter().map(|datagram| datagram.data.len()).collect();
                 for datagram in &mut datagrams {
                     if let Some(guest) = datagram.remote_address {
                         match view.reach_datagram(guest.into()).await {
@@ -217,6 +233,8 @@ fn shadow_udp2<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
                     }
                 }
                 let sent = Out2::send(&mut data.sockets(), this, datagrams);
+                let count = sent.as_ref().map_or(0, |count| usize::try_from(*count).unwrap_or(usize::MAX));
+                view.traffic().send(sizes.into_iter().take(count).sum());
                 answer(data, sent)
             })
         },
@@ -384,6 +402,7 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
                         Err(why) => return Ok((Err(refused3(&why)),)),
                     },
                 };
+                view.traffic().send(data.len());
                 let sockets = store.with_getter::<WasiSockets>(T::sockets);
                 answer3(<WasiSockets as Datagrams3<T>>::send(&sockets, this, data, real.map(Into::into)).await)
             })
@@ -395,7 +414,11 @@ pub fn shadow_p3<T: Networked + 'static>(linker: &mut Linker<T>) -> Result<()> {
             let received = <WasiSockets as Datagrams3<T>>::receive(&sockets, this).await;
             answer3(received.map(|(data, from)| {
                 let real = SocketAddr::from(from);
-                let seen = store.with(|mut s| s.get().network().received_from(real));
+                let seen = store.with(|mut s| {
+                    let view = s.get().network().clone();
+                    view.traffic().receive(data.len());
+                    view.received_from(real)
+                });
                 (data, p3::IpSocketAddress::from(seen))
             }))
         })

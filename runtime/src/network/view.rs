@@ -2,6 +2,7 @@
 
 use super::outside::Outside;
 use super::refusals::Counting;
+use super::traffic::Traffic;
 use super::{Bound, Denied, Event, http, reserve, splice};
 use crate::grants::{Address, Egress, Grants, Network, Port, Ports, Protocol, Publish};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ pub(super) struct Inner {
     pub(super) tell: Tell,
     pub(super) client: http::Client,
     pub(super) refusals: Arc<Counting>,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) state: Mutex<State>,
 }
 
@@ -89,12 +91,19 @@ impl View {
             tell,
             client: http::Client::default(),
             refusals: Arc::default(),
+            traffic: Arc::default(),
             state: Mutex::new(State { reserved, ..State::default() }),
         }))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where its bytes are counted.
+    #[must_use]
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.0.traffic
     }
 
     /// The published ports with the addresses that the host gave them.
@@ -357,7 +366,7 @@ pub(super) fn localhost(like: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grants::{Http, RootGrant};
+    use crate::grants::{Http, Limits, RootGrant};
     use crate::network::outside::Nobody;
     use futures::FutureExt;
 
@@ -376,6 +385,7 @@ mod tests {
             exposed: expose.split_terminator(',').map(|p| p.parse().unwrap()).collect(),
             egress: Egress::default(),
             http: Http::default(),
+            limits: Limits::default(),
             stdin: false,
             spawn: false,
         }

@@ -11,6 +11,7 @@ use std::path::Path;
 #[derive(Serialize, Deserialize)]
 struct Told {
     code: u8,
+    out_of_memory: bool,
     message: Option<String>,
     /// Why it could not be run.
     failed: Option<String>,
@@ -32,8 +33,10 @@ pub fn run(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {
             drop(reader);
             let _ = rustix::stdio::dup2_stdout(std::io::stderr());
             let told = match keep(place, entry) {
-                Ok(exit) => Told { code: exit.code, message: exit.message, failed: None },
-                Err(error) => Told { code: 0, message: None, failed: Some(error.to_string()) },
+                Ok(exit) => {
+                    Told { code: exit.code, out_of_memory: exit.out_of_memory, message: exit.message, failed: None }
+                }
+                Err(error) => Told { code: 0, out_of_memory: false, message: None, failed: Some(error.to_string()) },
             };
             if let Ok(text) = serde_json::to_vec(&told) {
                 let _ = File::from(writer).write_all(&text);
@@ -50,7 +53,10 @@ pub fn run(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {
     read.map_err(system("hear from the keeper"))?;
     let told: Told = serde_json::from_slice(&text).map_err(|_| SandboxError::Gone)?;
     match told.failed {
-        None => Ok(Exit { code: told.code, at: jiff::Timestamp::now(), message: told.message }),
+        None => {
+            let at = jiff::Timestamp::now();
+            Ok(Exit { code: told.code, out_of_memory: told.out_of_memory, at, message: told.message })
+        }
         Some(words) => Err(system("make the sandbox")(std::io::Error::other(words))),
     }
 }

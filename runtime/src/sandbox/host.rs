@@ -2,14 +2,19 @@
 //! the keeper's orders.
 
 use super::asking::Asking;
+use super::deadlines::{Deadlines, timed_out};
 use super::fence::{self, Namespaces};
 use super::wire::{self, Order, Report};
 use crate::grants::{Grants, Network, Port, Protocol};
+use crate::guest::account::Account;
+use crate::guest::cpu;
 use crate::guest::module::{self, Doors};
 use crate::guest::process::Loader;
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
-use crate::guest::{Control, Description, Ending, KILLED, Program, STOPPED, Stop, TRAPPED, command, service};
+use crate::guest::{
+    Control, Description, Ending, KILLED, Program, STOPPED, Stop, TIMED_OUT, TRAPPED, command, service,
+};
 use crate::network::outside::Outside;
 use crate::network::reserve::Reservation;
 use crate::network::{Bound, Event, View};
@@ -56,12 +61,20 @@ pub(super) fn run(
     let fences = fence::raise(namespaces, trees, low_ports);
     let socket = Arc::new(socket);
     report(&socket, &Report::Fenced(fences));
-    let mut running = HashMap::new();
+    let mut running: HashMap<String, Control> = HashMap::new();
+    let mut deadlines = Deadlines::default();
     let asking = Asking::new(&socket);
     loop {
+        while let Some((id, how)) = deadlines.pass(&socket) {
+            if let Some(control) = running.get(&id).filter(|control| !control.has_ended()) {
+                control.time_out();
+                stop(&running, id, how, &socket);
+            }
+        }
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
             Ok(Some((Order::Begin, _))) => {
                 if let Some((launch, program)) = first.take() {
+                    deadlines.add(&launch);
                     start(launch, program, &asking, &mut running);
                 }
             }
@@ -74,8 +87,11 @@ pub(super) fn run(
             }
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
-                Ok((launch, program)) => start(launch, program, &asking, &mut running),
-                Err((id, message)) => report(&socket, &Report::Ended { id, code: 126, message: Some(message) }),
+                Ok((launch, program)) => {
+                    deadlines.add(&launch);
+                    start(launch, program, &asking, &mut running);
+                }
+                Err((id, message)) => report(&socket, &Report::Ended { id, ending: Ending::told(126, message) }),
             },
             // The keeper is gone, or its words make no sense: there is nobody to live for.
             // SAFETY: this ends the process without running anything more of it.
@@ -140,9 +156,13 @@ fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<
         if control.has_ended() || (how == Stop::Gently && control.close_doors()) {
             return;
         }
-        let code = if how == Stop::Gently { STOPPED } else { KILLED };
+        let code = match how {
+            _ if control.has_timed_out() => TIMED_OUT,
+            Stop::Gently => STOPPED,
+            _ => KILLED,
+        };
         if control.give_up() {
-            report(&socket, &Report::Ended { id, code, message: None });
+            report(&socket, &Report::Ended { id, ending: Ending::code(code) });
         }
         if alone {
             // SAFETY: this ends the process without running anything more of it.
@@ -189,26 +209,36 @@ fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, ru
     let (reports, asking) = (Arc::clone(socket), asking.clone());
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
-        let ending = live(launch, program, &control, &asking);
+        let timeout = launch.grants.limits.timeout;
+        let mut ending = live(launch, program, &control, &asking);
+        if let Some(timeout) = timeout.filter(|_| control.has_timed_out()) {
+            ending = Ending::told(TIMED_OUT, timed_out(timeout));
+        }
         if control.end() {
-            report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
+            report(&reports, &Report::Ended { id, ending });
         }
     });
     if let Err(e) = spawned {
-        let message = Some(format!("cannot start a thread for the guest: {e}"));
-        report(socket, &Report::Ended { id, code: 126, message });
+        let ending = Ending::told(126, format!("cannot start a thread for the guest: {e}"));
+        report(socket, &Report::Ended { id, ending });
     }
 }
 
 fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, asking: &Asking) -> Ending {
     let program = match program {
         Ok(program) => program,
-        Err(e) => return Ending { code: 126, message: Some(format!("cannot map the compiled code: {e:#}")) },
+        Err(e) => return Ending::told(126, format!("cannot map the compiled code: {e:#}")),
     };
     let Launch { id, mut grants, preopens, output, input, reserved, .. } = launch;
     let output = Pipe::new(output);
     control.hush(output.closer());
     let diagnostics = output.clone();
+    if let Some(shares) = grants.limits.cpu_shares
+        && let Err(e) = cpu::set_niceness(cpu::niceness(shares))
+    {
+        let words = format!("it has no more than the usual share of a busy machine, and not {shares} of 1024: {e}\n");
+        let _ = output.write(Channel::Diagnostic, words.as_bytes());
+    }
     let tell = Box::new(move |event: &Event| {
         // Whom it calls is worth knowing, and no news for its terminal.
         let channel = if matches!(event, Event::Called(_)) { Channel::Note } else { Channel::Diagnostic };
@@ -225,26 +255,33 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
         match listen(&view, &grants, is_service.then_some(HTTP_PORT)) {
             Ok(opened) if is_service => listening = opened,
             Ok(opened) => doors = handed(opened),
-            Err(message) => return Ending { code: 126, message: Some(message) },
+            Err(message) => return Ending::told(126, message),
         }
     }
     if !doors.is_empty() {
         grants.env.retain(|variable| !variable.starts_with("LISTEN_"));
         grants.env.extend(module::environment(&doors));
     }
-    let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader });
+    let account = Account::new(&grants.limits);
+    control.uses(&account, view.traffic());
+    let surroundings =
+        Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader, account });
     let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });
-    let ending = if is_service {
+    let mut ending = if is_service {
         let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();
         service::run(&program, &surroundings, control, sockets, || started(ports))
     } else {
         let ports = surroundings.network.published().iter().map(|p| (p.port, p.host)).collect();
         command::run(&program, &surroundings, control, doors, || started(ports))
     };
-    if let (TRAPPED, Some(words)) = (ending.code, &ending.message) {
+    if let Some(words) = &ending.message {
         // Where its user looks first.
-        let _ = surroundings.output.write(Channel::Stderr, format!("{words}\n").as_bytes());
+        let channel = if ending.out_of_memory { Channel::Diagnostic } else { Channel::Stderr };
+        if ending.out_of_memory || ending.code == TRAPPED {
+            let _ = surroundings.output.write(channel, format!("{words}\n").as_bytes());
+        }
     }
+    ending.out_of_memory |= surroundings.account.was_out_of_memory();
     ending
 }
 

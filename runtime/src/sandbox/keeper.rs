@@ -5,7 +5,7 @@ use super::log;
 use super::snapshot::{Exit, Phase, Snapshot};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
-use crate::guest::{Counted, KILLED};
+use crate::guest::{Counted, Ending, KILLED};
 use crate::network::peers;
 use crate::network::reserve::reserve;
 use crate::rootfs;
@@ -242,6 +242,12 @@ impl Keeper {
         Ok((pump, peers))
     }
 
+    /// Whether one container at most lives in this sandbox.
+    pub(super) fn alone(&self) -> bool {
+        let lives = |kept: &&Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
+        self.state().containers.values().filter(lives).count() <= 1
+    }
+
     /// Gives up the memory that starting took and idling does not need, in both processes.
     pub fn rest(&self) {
         let _ = wire::send(self.0.socket.as_fd(), &Order::Rest, &[]);
@@ -399,6 +405,10 @@ impl Keeper {
         if matches!(self.look(id)?.phase, Phase::Created | Phase::Ended(_)) {
             return Ok(None);
         }
+        if self.is_paused() {
+            // Its host stands still: nothing has been counted since.
+            return Ok(Some(self.last_counted(id)?.1));
+        }
         let _ = wire::send(self.0.socket.as_fd(), &Order::Count(id.to_owned()), &[]);
         loop {
             let (answered, counted) = self.last_counted(id)?;
@@ -529,20 +539,21 @@ impl Keeper {
                     kept.counted = (kept.counted.0 + 1, counted);
                 }
             }
-            Report::Ended { id, code, message } => self.end(&id, code, message),
+            Report::Ended { id, ending } => self.end(&id, ending),
         }
         self.bump();
     }
 
     /// Records the end of a container, once its output is all in the log.
-    fn end(&self, id: &str, code: u8, message: Option<String>) {
+    fn end(&self, id: &str, ending: Ending) {
         let pump = self.state().containers.get_mut(id).and_then(|kept| kept.pump.take());
         if let Some(pump) = pump {
             let _ = pump.join();
         }
         if let Some(kept) = self.state().containers.get_mut(id) {
+            let Ending { code, out_of_memory, message } = ending;
             let code = if kept.killed { KILLED } else { code };
-            kept.snapshot.phase = Phase::Ended(Exit { code, at: jiff::Timestamp::now(), message });
+            kept.snapshot.phase = Phase::Ended(Exit { code, out_of_memory, at: jiff::Timestamp::now(), message });
             kept.peers = None;
         }
     }
@@ -560,15 +571,15 @@ impl Keeper {
             state.containers.iter().filter(|(_, k)| running(k)).map(|(id, _)| id.clone()).collect()
         };
         for id in orphans {
-            let (code, message) = match status.as_ref().and_then(|s| s.terminating_signal()) {
-                Some(signal) if signal == libc::SIGKILL => (KILLED, None),
+            let ending = match status.as_ref().and_then(|s| s.terminating_signal()) {
+                Some(signal) if signal == libc::SIGKILL => Ending::code(KILLED),
                 Some(signal) => {
                     let code = u8::try_from(128 + signal).unwrap_or(KILLED);
-                    (code, Some(format!("the engine broke down (signal {signal})")))
+                    Ending::told(code, format!("the engine broke down (signal {signal})"))
                 }
-                None => (KILLED, None),
+                None => Ending::code(KILLED),
             };
-            self.end(&id, code, message);
+            self.end(&id, ending);
         }
         self.bump();
     }

@@ -5,12 +5,14 @@
 
 pub mod aside;
 mod asking;
+mod deadlines;
 pub mod fence;
 mod host;
 mod keeper;
 pub mod log;
 mod seccomp;
 mod snapshot;
+mod stats;
 mod wire;
 
 pub use fence::{Fence, Fences};
@@ -18,6 +20,7 @@ pub use keeper::Keeper;
 pub(crate) use keeper::PAUSED;
 pub use log::Attach;
 pub use snapshot::{Exit, Phase, Snapshot};
+pub use stats::Stats;
 
 use crate::grants::{Grants, Protocol};
 use crate::guest::code::Code;
@@ -159,12 +162,25 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
             if let Ok(namespaces) = &namespaces {
                 rootfs::assemble(&launch.grants, &bundle, &tree, namespaces.rootless)?;
             }
+            if let Some(shares) = launch.grants.limits.cpu_shares {
+                share_of_session(shares);
+            }
             let peers = join(&id, &bundle, &launch.grants, network.as_deref())?;
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
             let rootless = namespaces.map(|n| n.rootless).ok();
             Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, to))
         }
+    }
+}
+
+/// Where the kernel weighs whole sessions against each other (sched_autogroup_enabled, sched(7)), the niceness of a thread
+/// counts within its session alone: a keeper that has one for its sandbox gives it the container's share.
+fn share_of_session(shares: u64) {
+    let ours = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
+    if ours {
+        // Where there is no such thing there is no such file.
+        let _ = std::fs::write("/proc/self/autogroup", crate::guest::cpu::niceness(shares).to_string());
     }
 }
 

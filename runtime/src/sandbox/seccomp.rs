@@ -57,6 +57,8 @@ fn rules(allow: Allow) -> Vec<(u32, Rule)> {
     rules.push((number(libc::SYS_prctl), when(0, &[libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA])));
     // Limits may be read, not set: the new limit is no pointer.
     rules.push((number(libc::SYS_prlimit64), when(2, &[0])));
+    // Its own threads' share of a busy machine: one process among others it cannot name. (The kernel lets it give way, not more.)
+    rules.push((number(libc::SYS_setpriority), Rule::When { argument: 1, mask: u32::MAX, values: vec![0] }));
     rules.sort_by_key(|(call, _)| *call);
     rules
 }
@@ -193,6 +195,7 @@ const MEMORY_AND_THREADS: &[i64] = &[
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
+    libc::SYS_sysinfo,
     libc::SYS_tgkill,
     libc::SYS_write,
     libc::SYS_writev,
@@ -319,6 +322,8 @@ mod tests {
         assert_eq!(ask(libc::SYS_clone3, [0; 3]), ABSENT);
         assert_eq!(ask(libc::SYS_prlimit64, [0, 3, 0]), ALLOWED);
         assert_eq!(ask(libc::SYS_prlimit64, [0, 3, 0x1000]), DENIED);
+        assert_eq!(ask(libc::SYS_setpriority, [0, 0, 5]), ALLOWED);
+        assert_eq!(ask(libc::SYS_setpriority, [0, 1, 5]), DENIED);
         for call in [libc::SYS_execve, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_unshare, libc::SYS_bpf] {
             assert_eq!(ask(call, [0; 3]), DENIED);
         }

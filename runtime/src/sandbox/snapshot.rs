@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub struct Exit {
     /// The exit code, as Docker would show it.
     pub code: u8,
+    /// Whether it, or a program that it had started, was ended because it wanted more memory than there may be.
+    pub out_of_memory: bool,
     /// When.
     pub at: jiff::Timestamp,
     /// What the runtime has to say of it.

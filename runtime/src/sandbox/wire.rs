@@ -3,7 +3,7 @@
 use super::fence::Fences;
 use crate::grants::{Port, Protocol, Publish};
 use crate::guest::process::LoadError;
-use crate::guest::{Counted, Description};
+use crate::guest::{Counted, Description, Ending};
 use crate::network::outside::Unresolved;
 use crate::rootfs::Preopen;
 use oci_spec::runtime::Spec;
@@ -90,7 +90,7 @@ pub(super) enum Report {
     /// What has been counted of a container.
     Counted { id: String, counted: Counted },
     /// A guest has ended.
-    Ended { id: String, code: u8, message: Option<String> },
+    Ended { id: String, ending: Ending },
 }
 
 const MOST_BYTES: usize = 1 << 20;

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Error, ErrorKind, Write};
+use std::io::{self, Error, ErrorKind, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::str::FromStr;
 use std::thread::sleep;
@@ -57,6 +57,15 @@ fn run(args: &[&str]) -> io::Result<()> {
         ["sleep", seconds] => sleep(Duration::from_secs_f64(number(seconds)?)),
         ["forever"] => forever(),
         ["alloc", bytes] => alloc(number(bytes)?)?,
+
+        // What a guest can do to its machine, if that lets it.
+        ["attack", "memory"] => eat(),
+        ["attack", "stack"] => println!("{}", deeper(0)),
+        ["attack", "poll"] => polls(),
+        ["attack", "files", path] => files(path)?,
+        ["attack", "log", bytes] => log(number(bytes)?)?,
+        ["attack", "sparse", path, bytes] => sparse(path, number(bytes)?)?,
+
         ["random"] => println!("{:016x}", RandomState::new().build_hasher().finish()),
         ["clock"] => clock()?,
 
@@ -197,6 +206,66 @@ fn alloc(bytes: usize) -> io::Result<()> {
         .map_err(|error| Error::new(ErrorKind::OutOfMemory, error))?;
     memory.resize(bytes, 1);
     println!("allocated {} bytes", std::hint::black_box(memory).len());
+    Ok(())
+}
+
+fn eat() -> ! {
+    println!("eating");
+    let mut all = Vec::new();
+    loop {
+        all.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+#[inline(never)]
+fn deeper(depth: u64) -> u64 {
+    match depth {
+        u64::MAX => 0,
+        _ => std::hint::black_box(deeper(depth + 1)) + 1,
+    }
+}
+
+/// Asks the host to wait, again and again, for no time at all.
+fn polls() -> ! {
+    println!("polling");
+    loop {
+        sleep(Duration::from_nanos(1));
+    }
+}
+
+/// Opens a file again and again until it may have no more, and says how often it could.
+fn files(path: &str) -> io::Result<()> {
+    let mut all = Vec::new();
+    let error = loop {
+        match File::open(path) {
+            Ok(file) => all.push(file),
+            Err(error) => break error,
+        }
+    };
+    println!("{} files: {error}", all.len());
+    // With one of them closed there is room for another.
+    all.pop();
+    File::open(path).map(drop)
+}
+
+/// So many bytes without an end of line.
+fn log(bytes: usize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let block = [b'x'; 64 << 10];
+    let mut left = bytes;
+    while left > 0 {
+        left -= out.write(&block[..left.min(block.len())])?;
+    }
+    out.flush()
+}
+
+/// A file with nothing in it but its last byte.
+fn sparse(path: &str, bytes: u64) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.set_len(bytes)?;
+    file.seek(SeekFrom::Start(bytes.saturating_sub(1)))?;
+    file.write_all(b"x")?;
+    println!("{} bytes", file.metadata()?.len());
     Ok(())
 }
 

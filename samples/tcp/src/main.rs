@@ -5,6 +5,7 @@
 //! - `tcp connect HOST:PORT [TEXT]` – connects, sends the text and prints the answer
 //! - `tcp lookup NAME` – prints the addresses of a name
 //! - `tcp loopback` – talks to itself
+//! - `tcp sockets COUNT` – makes so many sockets, and says how many it got
 
 mod address;
 
@@ -15,7 +16,7 @@ use wasip2::io::poll::{Pollable, poll};
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 use wasip2::sockets::instance_network::instance_network;
 use wasip2::sockets::ip_name_lookup::resolve_addresses;
-use wasip2::sockets::network::{ErrorCode, Network};
+use wasip2::sockets::network::{ErrorCode, IpAddressFamily, Network};
 use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 use wasip2::sockets::udp::OutgoingDatagram;
@@ -37,8 +38,9 @@ fn main() -> ExitCode {
         ["connect", peer, text] => connect(peer, text),
         ["lookup", name] => lookup(name),
         ["loopback"] => loopback(),
+        ["sockets", count] => sockets(count),
         [port] => serve(port),
-        _ => Err("usage: tcp [PORT] | udp [PORT] | connect HOST:PORT [TEXT] | lookup NAME | loopback".into()),
+        _ => Err("usage: tcp [PORT] | udp [PORT] | connect HOST:PORT [TEXT] | lookup NAME | loopback | sockets COUNT".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,6 +96,21 @@ fn dial(network: &Network, address: SocketAddr) -> Result<(TcpSocket, InputStrea
     socket.start_connect(network, to_wasi(address))?;
     let (input, output) = finish(socket.subscribe(), || socket.finish_connect())?;
     Ok((socket, input, output))
+}
+
+fn sockets(count: &str) -> Result<(), Failure> {
+    let count: usize = count.parse().map_err(|_| "a number of sockets is wanted")?;
+    let mut all = Vec::new();
+    let mut refused = None;
+    while all.len() < count && refused.is_none() {
+        match create_tcp_socket(IpAddressFamily::Ipv4) {
+            Ok(socket) => all.push(socket),
+            Err(error) => refused = Some(error),
+        }
+    }
+    let refused = refused.map_or_else(String::new, |error| format!(": {}", error.name()));
+    println!("{} sockets{refused}", all.len());
+    Ok(())
 }
 
 /// One connection. The fields are dropped in this order, which is the one that WASI asks for: children first.

@@ -9,7 +9,7 @@ use wasip2::filesystem::preopens;
 use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    Fields, IncomingBody, IncomingRequest, Method, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam,
+    Fields, FutureIncomingResponse, IncomingBody, IncomingRequest, Method, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam,
     Scheme,
 };
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
@@ -40,6 +40,8 @@ impl wasip2::exports::http::incoming_handler::Guest for Web {
                 std::hint::spin_loop();
             },
             "/trap" => trap(),
+            "/alloc" => alloc(out, number(query, "bytes")),
+            "/storm" => storm(out, value(query, "url"), number(query, "requests")),
             _ => text(out, 404, "not found\n"),
         }
     }
@@ -140,7 +142,7 @@ fn fetch(out: ResponseOutparam, url: &str) {
     }
 }
 
-fn get(url: &str) -> Result<(u16, IncomingBody), String> {
+fn send(url: &str) -> Result<FutureIncomingResponse, String> {
     let (scheme, rest) = match url.split_once("://") {
         Some(("http", rest)) => (Scheme::Http, rest),
         Some(("https", rest)) => (Scheme::Https, rest),
@@ -153,7 +155,11 @@ fn get(url: &str) -> Result<(u16, IncomingBody), String> {
     request
         .set_path_with_query(Some(if path.is_empty() { "/" } else { path }))
         .map_err(|()| "bad path")?;
-    let future = outgoing_handler::handle(request, None).map_err(|error| error.to_string())?;
+    outgoing_handler::handle(request, None).map_err(|error| error.to_string())
+}
+
+fn get(url: &str) -> Result<(u16, IncomingBody), String> {
+    let future = send(url)?;
     future.subscribe().block();
     let response = future.get().expect("it is ready").expect("it was not taken before");
     let response = response.map_err(|error| error.to_string())?;
@@ -161,6 +167,18 @@ fn get(url: &str) -> Result<(u16, IncomingBody), String> {
         response.status(),
         response.consume().expect("the body was not taken before"),
     ))
+}
+
+/// Has so much memory for as long as the request takes.
+fn alloc(out: ResponseOutparam, bytes: u64) {
+    let memory = std::hint::black_box(vec![1_u8; bytes as usize]);
+    text(out, 200, &format!("allocated {} bytes\n", memory.len()));
+}
+
+/// Sends requests without waiting for their answers, and keeps them all under way.
+fn storm(out: ResponseOutparam, url: &str, requests: u64) {
+    let sent: Vec<_> = (0..requests).map_while(|_| send(url).ok()).collect();
+    text(out, 200, &format!("{} requests are under way\n", sent.len()));
 }
 
 /// Not inlined, so that the backtrace names it.

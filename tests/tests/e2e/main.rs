@@ -4,6 +4,8 @@
 //! the store as a whole has a fresh one.
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod build;
 #[cfg(test)]
 mod build_cache;
@@ -35,6 +37,8 @@ mod killed;
 mod languages;
 #[cfg(test)]
 mod life;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod listeners;
 #[cfg(test)]
@@ -69,5 +73,7 @@ mod sandbox;
 mod services;
 #[cfg(test)]
 mod spawn;
+#[cfg(test)]
+mod stats;
 #[cfg(test)]
 mod store;

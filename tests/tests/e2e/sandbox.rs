@@ -1,11 +1,14 @@
 //! A sandbox as containerd and others meet it: the Task API on its control socket, spoken by containerd's own client.
 
 use containerd_shim_protos::api::{CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, StateRequest, Status};
-use containerd_shim_protos::api::{ShutdownRequest, WaitRequest};
+use containerd_shim_protos::api::{ShutdownRequest, StatsRequest, WaitRequest};
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim_async::TaskClient;
 use sampan_tests::{Container, Dir, Store, sample_file};
 use serde_json::json;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use ttrpc::asynchronous::Client;
 use ttrpc::context::Context;
 
@@ -23,6 +26,13 @@ fn bundle(store: &Store, name: &str, sample: &str, args: &[&str]) -> Dir {
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     assert!(store.root().exists());
     dir
+}
+
+/// The same with limits, where the specification has them.
+fn limited(bundle: Dir, resources: &serde_json::Value) -> Dir {
+    let mut config: serde_json::Value = serde_json::from_str(&bundle.read("config.json")).unwrap();
+    config["linux"] = json!({ "resources": resources });
+    bundle.file("config.json", config.to_string())
 }
 
 struct Sandbox(TaskClient);
@@ -52,6 +62,13 @@ impl Sandbox {
     async fn status(&self, id: &str) -> Status {
         let request = StateRequest { id: id.into(), ..StateRequest::default() };
         self.0.state(patience(), &request).await.unwrap().status.enum_value().unwrap()
+    }
+
+    async fn metrics(&self, id: &str) -> Metrics {
+        let request = StatsRequest { id: id.into(), ..StatsRequest::default() };
+        let any = self.0.stats(patience(), &request).await.unwrap().stats.unwrap();
+        assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
+        Metrics::parse_from_bytes(&any.value).unwrap()
     }
 
     async fn wait(&self, id: &str) -> u32 {
@@ -168,6 +185,39 @@ fn what_cannot_join_is_refused_and_leaves_the_sandbox_as_it_was() {
         assert_eq!(sandbox.wait("x").await, 0);
     });
     assert_eq!(first.status(), "running");
+}
+
+#[test]
+fn the_limits_of_a_bundle_hold_for_its_container_alone() {
+    let store = Store::shared(&["probe"]);
+    let first = store.detached("probe forever");
+    let greedy = limited(bundle(store, "a", "probe", &["alloc", "64000000"]), &json!({"memory": {"limit": 32 << 20}}));
+    let spin = |name| bundle(store, name, "probe", &["spin"]);
+    let slow = limited(spin("b"), &json!({"cpu": {"quota": 20_000, "period": 100_000, "shares": 512}}));
+    let tiny = limited(spin("c"), &json!({"memory": {"limit": 1000}}));
+    talk(async {
+        let sandbox = Sandbox::of(store, &first).await;
+        let refused = sandbox.create("tiny", tiny.path()).await.unwrap_err().to_string();
+        assert!(refused.contains("linux.resources.memory.limit"), "{refused}");
+        for (id, bundle) in [("greedy", &greedy), ("slow", &slow)] {
+            sandbox.create(id, bundle.path()).await.unwrap();
+            sandbox.start(id).await.unwrap();
+        }
+        assert_eq!(sandbox.wait("greedy").await, 137);
+        // Several in one process, and each has its own account.
+        let (begun, before) = (Instant::now(), sandbox.metrics("slow").await);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let after = sandbox.metrics("slow").await;
+        let spent = Duration::from_micros(after.cpu.usage_usec - before.cpu.usage_usec);
+        let share = spent.as_secs_f64() / begun.elapsed().as_secs_f64();
+        assert!((0.17..=0.23).contains(&share), "{share}");
+        assert!(after.cpu.nr_throttled > 0 && after.memory.usage > 0 && after.pids.current == 1, "{after:?}");
+        let idle = sandbox.metrics(&first.id()).await;
+        assert!(idle.cpu.usage_usec < 500_000, "{idle:?}");
+        let gone = StatsRequest { id: "greedy".into(), ..StatsRequest::default() };
+        assert!(sandbox.0.stats(patience(), &gone).await.is_err());
+        sandbox.kill("slow", 9).await;
+    });
 }
 
 #[test]

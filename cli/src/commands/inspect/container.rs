@@ -2,9 +2,10 @@
 
 use super::{list_or_null, set};
 use crate::commands::{port, ps};
+use rustix::process::{Resource, getrlimit};
 use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, Given, Giver, MountKind, MountPoint, Record, Status};
-use sampan_runtime::grants::Port;
+use sampan_runtime::grants::{Limits, Port};
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::{Fence, Fences, log};
 use sampan_runtime::store::Store;
@@ -59,12 +60,13 @@ fn state(status: &Status) -> Value {
         Status::Restarting(waiting) => (waiting.code, None, Some(waiting.ended)),
         _ => (0, None, None),
     };
+    let out_of_memory = matches!(status, Status::Exited(ended) if ended.out_of_memory);
     let mut state = json!({
         "Status": status.word(),
         "Running": status.is_running(),
         "Paused": status.word() == "paused",
         "Restarting": matches!(status, Status::Restarting(_)),
-        "OOMKilled": false,
+        "OOMKilled": out_of_memory,
         "Dead": false,
         "Pid": pid,
         "ExitCode": code,
@@ -147,6 +149,11 @@ fn host_config(record: &Record) -> Value {
         "PublishAllPorts": false,
         "AutoRemove": record.auto_remove,
         "ReadonlyRootfs": record.read_only,
+        // What was asked for; 0 is the default, as `Sampan.Limits` shows it.
+        "Memory": record.limits.memory.unwrap_or(0),
+        "NanoCpus": record.limits.nano_cpus.unwrap_or(0),
+        "CpuShares": record.limits.cpu_shares.unwrap_or(0),
+        "Ulimits": record.limits.open_files.map(|most| json!([{ "Name": "nofile", "Soft": most, "Hard": most }])),
         "LogConfig": log_config(record.log),
         "RestartPolicy": { "Name": record.restart.name(), "MaximumRetryCount": record.restart.times() },
     })
@@ -242,7 +249,21 @@ fn ours(record: &Record, status: &Status) -> Value {
         "Spawn": record.allow_spawn,
         "Http": http,
     });
-    json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Fences": shown.map(fences) })
+    let limits = limits(&record.limits);
+    json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Limits": limits, "Fences": shown.map(fences) })
+}
+
+/// The limits that hold, also those that nobody asked for.
+fn limits(limits: &Limits) -> Value {
+    let processors = std::thread::available_parallelism().map_or(1, |all| u64::try_from(all.get()).unwrap_or(1));
+    json!({
+        "Memory": limits.memory.unwrap_or_else(Limits::default_memory),
+        "NanoCpus": limits.nano_cpus.unwrap_or(processors * 1_000_000_000),
+        "CpuShares": limits.cpu_shares.unwrap_or(1024),
+        // Nothing is for ever.
+        "TimeoutMs": limits.timeout.map(|timeout| timeout.as_millis()),
+        "OpenFiles": limits.open_files.or_else(|| getrlimit(Resource::Nofile).maximum),
+    })
 }
 
 /// Each rule, and where it comes from.
@@ -304,6 +325,7 @@ mod tests {
             open_stdin: false,
             allow_spawn: false,
             http: Http::default(),
+            limits: Limits { memory: Some(64 << 20), ..Limits::default() },
             stop_timeout: 10,
             restart: Policy::OnFailure(Some(3)),
             log: log::Config::default(),
@@ -353,6 +375,7 @@ mod tests {
     fn what_was_asked_for_is_in_dockers_places() {
         let record = record();
         let host = host_config(&record);
+        assert_eq!(host["Memory"], 64 << 20);
         assert_eq!(host["Binds"], json!(["/srv:/data:ro"]));
         assert_eq!(host["RestartPolicy"], json!({"Name": "on-failure", "MaximumRetryCount": 3}));
         assert_eq!(
@@ -369,6 +392,7 @@ mod tests {
     fn an_ended_one_tells_how_and_when() {
         let ended = Ended {
             code: 3,
+            out_of_memory: true,
             started: None,
             finished: "2026-03-01T12:30:01.25Z".parse().unwrap(),
             error: Some("no".into()),
@@ -381,6 +405,7 @@ mod tests {
             (&state["Status"], &state["ExitCode"], &state["Error"]),
             (&json!("exited"), &json!(3), &json!("no"))
         );
+        assert_eq!(state["OOMKilled"], true);
         assert_eq!((&state["StartedAt"], &state["FinishedAt"]), (&json!(NEVER), &json!("2026-03-01T12:30:01.25Z")));
         let ours = ours(&record(), &Status::Created);
         assert_eq!((&ours["Program"], &ours["Keeper"], &ours["Fences"]), (&Value::Null, &json!(0), &Value::Null));

@@ -25,6 +25,7 @@ mod wasi;
 
 pub use wasi::{MODULE as WASI, reply, share};
 
+use super::account::{self, Meter, Metered};
 use super::process::Processes;
 use super::state::{Stdio, Surroundings};
 use super::stdio::{Channel, Pipe};
@@ -82,6 +83,13 @@ pub struct ModuleState {
     /// Where the runtime says what people should know.
     pub output: Pipe,
     process: Option<(Processes, u32)>,
+    meter: Meter,
+}
+
+impl Metered for ModuleState {
+    fn meter(&mut self) -> &mut Meter {
+        &mut self.meter
+    }
 }
 
 impl std::fmt::Debug for ModuleState {
@@ -143,15 +151,25 @@ pub struct Descriptors {
     ours: BTreeMap<u32, Ours>,
     /// What is known of the crate's.
     pub opened: BTreeMap<u32, Opened>,
+    /// How many there may be, the directories that it begins with among them.
+    most: usize,
     next: u32,
     /// Numbers below `next` that are free again.
     free: BTreeSet<u32>,
 }
 
 impl Descriptors {
-    fn new(stdio: Stdio, listeners: Vec<Arc<Listener>>) -> Self {
+    fn new(stdio: Stdio, listeners: Vec<Arc<Listener>>, most: usize) -> Self {
         let ours = stdio.into_iter().map(Ours::Stream).chain(listeners.into_iter().map(Ours::Listener));
-        Self { ours: (0..).zip(ours).collect(), opened: BTreeMap::new(), next: OWN, free: BTreeSet::new() }
+        Self { ours: (0..).zip(ours).collect(), opened: BTreeMap::new(), most, next: OWN, free: BTreeSet::new() }
+    }
+
+    /// Whether the module has as many open as it may.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let theirs = self.opened.keys().filter(|number| !self.ours.contains_key(number));
+        // The usual one has no limit, and nothing to count.
+        self.most < usize::MAX && self.ours.len() + theirs.count() >= self.most
     }
 
     /// What a number stands for, if it is ours.
@@ -165,6 +183,9 @@ impl Descriptors {
     /// # Errors
     /// EMFILE when there are too many.
     pub fn push(&mut self, new: Ours) -> Result<u32, Errno> {
+        if self.is_full() {
+            return Err(Errno::MFILE);
+        }
         if matches!(new, Ours::Stream(_)) && self.ours.len() >= MOST {
             return Err(Errno::MFILE);
         }
@@ -247,21 +268,27 @@ pub async fn run(
 ) -> wasmtime::Result<u8> {
     // It has them for itself: what it closes is closed.
     let listener = |(_, sockets)| {
-        let listener = Listener::new(sockets)?;
+        let listener = Listener::new(sockets, surroundings.network.traffic())?;
         listener.mode.set_waits(parts.doors_wait);
         Ok(Arc::new(listener))
     };
     let listeners = parts.doors.into_iter().map(listener).collect::<std::io::Result<Vec<_>>>()?;
+    let limit = surroundings.grants.limits.open_files;
+    let most = limit.map_or(usize::MAX, |most| {
+        usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(surroundings.preopens.len())
+    });
     let mut wasi = surroundings.own_descriptors_state(listeners.len())?;
     // Its table is filled at the first question: now, so that it holds still later.
     let _ = wasi.fd_tell(&mut GuestMemory::Unshared(&mut []), 0.into());
     let state = ModuleState {
         wasi,
-        descriptors: Descriptors::new(parts.stdio, listeners),
+        descriptors: Descriptors::new(parts.stdio, listeners, most),
         output: surroundings.output.clone(),
         process: parts.process,
+        meter: Meter::new(&surroundings.account),
     };
     let mut store = Store::new(engine, state);
+    account::meter(&mut store);
     command::watch_epoch(&mut store, control);
     let instance = linked.instantiate_async(&mut store).await?;
     let entry = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
@@ -276,7 +303,7 @@ mod tests {
 
     #[test]
     fn numbers_are_given_again_from_the_lowest() {
-        let mut all = Descriptors::new([Stream::Null, Stream::Null, Stream::Null], vec![]);
+        let mut all = Descriptors::new([Stream::Null, Stream::Null, Stream::Null], vec![], usize::MAX);
         let mut push = || all.push(Ours::Stream(Stream::Null)).unwrap();
         assert_eq!([push(), push(), push()], [OWN, OWN + 1, OWN + 2]);
         assert!(all.take(OWN + 1).is_some() && all.take(OWN).is_some() && all.take(OWN).is_none());
@@ -285,6 +312,17 @@ mod tests {
         // What was put there by its number is not free.
         all.set(OWN + 1, Ours::Stream(Stream::Null));
         assert_eq!(all.push(Ours::Stream(Stream::Null)), Ok(OWN + 3));
+    }
+
+    #[test]
+    fn there_are_no_more_than_there_may_be() {
+        let mut all = Descriptors::new([Stream::Null, Stream::Null, Stream::Null], vec![], 5);
+        all.opened.insert(4, Opened { resource: 0, append: false });
+        assert!(!all.is_full());
+        assert_eq!(all.push(Ours::Stream(Stream::Null)), Ok(OWN));
+        assert_eq!(all.push(Ours::Stream(Stream::Null)), Err(Errno::MFILE));
+        all.opened.clear();
+        assert!(!all.is_full());
     }
 
     #[test]

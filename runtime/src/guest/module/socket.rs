@@ -1,6 +1,7 @@
 //! Listening sockets and connections of a WASI 0.1 module: the host's own, without a wait in the kernel. Who waits,
 //! waits as a future, and is ended by dropping it.
 
+use crate::network::traffic::Traffic;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, sockopt};
@@ -54,6 +55,7 @@ impl Mode {
 #[derive(Debug)]
 pub struct Listener {
     doors: Vec<AsyncFd<Arc<TcpListener>>>,
+    traffic: Arc<Traffic>,
     /// Whether `sock_accept` waits.
     pub mode: Mode,
     /// Whether it has been told that there was no descriptor for a connection.
@@ -65,14 +67,14 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(sockets: Vec<Arc<TcpListener>>) -> std::io::Result<Self> {
+    pub fn new(sockets: Vec<Arc<TcpListener>>, traffic: &Arc<Traffic>) -> std::io::Result<Self> {
         let door = |socket: Arc<TcpListener>| {
             socket.set_nonblocking(true)?;
             // SAFETY: the socket has one number for as long as it lives, and lives as long as this.
             Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
         };
         let doors = sockets.into_iter().map(door).collect::<std::io::Result<_>>()?;
-        Ok(Self { doors, mode: Mode::default(), told: AtomicBool::new(false) })
+        Ok(Self { doors, traffic: Arc::clone(traffic), mode: Mode::default(), told: AtomicBool::new(false) })
     }
 
     /// Takes a connection; with `wait` until there is one.
@@ -93,7 +95,7 @@ impl Listener {
         for door in &self.doors {
             loop {
                 match rustix::net::accept_with(door, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                    Ok(socket) => return Connection::new(socket),
+                    Ok(socket) => return Connection::new(socket, &self.traffic),
                     // Whoever it was has gone: the next one.
                     Err(Errno::INTR | Errno::CONNABORTED) => {}
                     Err(Errno::AGAIN) => break,
@@ -133,17 +135,18 @@ impl Listener {
 #[derive(Debug)]
 pub struct Connection {
     socket: AsyncFd<OwnedFd>,
+    traffic: Arc<Traffic>,
     /// Whether reads and writes wait.
     pub mode: Mode,
 }
 
 impl Connection {
-    fn new(socket: OwnedFd) -> Result<Self, Errno> {
+    fn new(socket: OwnedFd, traffic: &Arc<Traffic>) -> Result<Self, Errno> {
         // A guest of WASI 0.1 has no way to ask for it, and who answers requests wants it.
         let _ = sockopt::set_tcp_nodelay(&socket, true);
         // SAFETY: as above.
         let socket = unsafe { AsyncFd::register(socket) }.map_err(|e| super::memory::errno_of(&e.into()))?;
-        Ok(Self { socket, mode: Mode::default() })
+        Ok(Self { socket, traffic: Arc::clone(traffic), mode: Mode::default() })
     }
 
     /// Takes what has come, without waiting: how much it was, 0 at the end.
@@ -151,7 +154,12 @@ impl Connection {
     /// # Errors
     /// EAGAIN when nothing has come, or what recv(2) says.
     pub fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
-        rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags)).map(|(count, _)| count)
+        let received = rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut *buffer, flags));
+        let (count, _) = received?;
+        if !flags.contains(RecvFlags::PEEK) {
+            self.traffic.receive(count);
+        }
+        Ok(count)
     }
 
     /// Hands over what there is room for, without waiting: how much it was.
@@ -159,9 +167,11 @@ impl Connection {
     /// # Errors
     /// EAGAIN when there is no room, EPIPE when the other end is gone, or what sendmsg(2) says.
     pub fn send(&self, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
-        rustix::io::retry_on_intr(|| {
+        let count = rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg(&self.socket, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
-        })
+        })?;
+        self.traffic.send(count);
+        Ok(count)
     }
 
     /// Waits for a direction.
@@ -238,7 +248,7 @@ mod tests {
     fn a_port_that_is_published_twice_is_one_listener() {
         let (sockets, addresses) = listener();
         block_on(async {
-            let listener = Listener::new(sockets).unwrap();
+            let listener = Listener::new(sockets, &Arc::default()).unwrap();
             assert_eq!(listener.accept(false).await.unwrap_err(), Errno::AGAIN);
             for address in addresses.iter().rev() {
                 let mut peer = TcpStream::connect(address).unwrap();
@@ -266,7 +276,7 @@ mod tests {
         let (sockets, _) = listener();
         let outside = Arc::clone(&sockets[1]);
         let ended = block_on(async {
-            let listener = Listener::new(sockets).unwrap();
+            let listener = Listener::new(sockets, &Arc::default()).unwrap();
             let close = async {
                 tokio::task::yield_now().await;
                 rustix::net::shutdown(&outside, Shutdown::Both).unwrap();

@@ -26,6 +26,9 @@ pub(super) fn shadow(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
                 if ours(&c, dir).is_some() {
                     return Ok(answer(Err(Errno::NOTDIR)));
                 }
+                if c.data().descriptors.is_full() {
+                    return Ok(answer(Err(Errno::MFILE)));
+                }
                 // The crate tells the number of the new descriptor and not where its table has it: in the place that
                 // is free first. That it is there, and was not before, shows that it is the one.
                 let table = c.data_mut().wasi.ctx().table;

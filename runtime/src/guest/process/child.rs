@@ -50,11 +50,15 @@ pub(super) fn start(
         input: None,
         stdio: Some(stdio),
         loader: None,
+        account: Arc::clone(&ours.account),
     });
     let (processes, loaded) = (processes.clone(), Arc::clone(loaded));
     let live = move || {
         control.watch(&processes.0.engine);
+        let cpu = Arc::clone(surroundings.account.cpu());
+        cpu.enter();
         let code = live(&processes, id, &loaded, surroundings, &control);
+        cpu.leave();
         processes.ended(id, code);
     };
     std::thread::Builder::new().name("process".into()).stack_size(1 << 20).spawn(live).map_err(|_| Errno::AGAIN)?;
@@ -62,14 +66,17 @@ pub(super) fn start(
 }
 
 fn live(processes: &Processes, id: u32, loaded: &Loaded, surroundings: Arc<Surroundings>, control: &Control) -> u8 {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 126 };
+    let Ok(runtime) = command::runtime(surroundings.account.cpu()) else { return 126 };
     let code = runtime.block_on(async {
         let guest = call(processes, id, loaded, &surroundings, control);
         let ending = tokio::select! {
             biased;
             ending = guest => ending,
-            () = control.wait(Stop::AtOnce) => Ending { code: KILLED, message: None },
+            () = control.wait(Stop::AtOnce) => Ending::code(KILLED),
         };
+        if ending.out_of_memory {
+            surroundings.account.out_of_memory();
+        }
         if let (Some(words), Some([_, _, stderr])) = (&ending.message, &surroundings.stdio) {
             // Where whoever started it looks; and if nobody takes it, the end does not wait for that.
             let words = format!("{words}\n");
@@ -117,7 +124,7 @@ async fn call(
         }
     };
     match result {
-        Ok(code) => Ending { code, message: None },
+        Ok(code) => Ending::code(code),
         Err(error) => ending_of(&error, control),
     }
 }

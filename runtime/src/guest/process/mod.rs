@@ -212,12 +212,13 @@ impl Processes {
     /// Makes a pipe.
     ///
     /// # Errors
-    /// EPERM when the container may not start programs.
+    /// EPERM when the container may not start programs, ENOMEM when its memory is used up.
     pub fn pipe(&self) -> Result<(Stream, Stream), Errno> {
         if !self.granted() {
             return Err(self.deny("a pipe"));
         }
-        let (reader, writer) = pipe::pipe();
+        let room = self.0.surroundings.account.buffer(pipe::CAPACITY as u64).ok_or(Errno::NOMEM)?;
+        let (reader, writer) = pipe::pipe(Some(room));
         Ok((Stream::Reader(Arc::new(reader)), Stream::Writer(Arc::new(writer))))
     }
 

@@ -3,13 +3,14 @@
 //!
 //! No descriptor of the system is behind it: a program that waits at one waits as a future, and is ended by dropping it.
 
+use crate::guest::account::Buffer;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// How much a pipe holds, in bytes: what Linux gives one (pipe(7)).
-const CAPACITY: usize = 64 << 10;
+pub const CAPACITY: usize = 64 << 10;
 /// A write of up to so many bytes is not mixed with others' (PIPE_BUF of pipe(7)).
 const WHOLE: usize = 4096;
 
@@ -26,6 +27,7 @@ struct Shared {
     state: Mutex<State>,
     readable: Notify,
     writable: Notify,
+    _room: Option<Buffer>,
 }
 
 #[derive(Debug, Default)]
@@ -41,10 +43,10 @@ impl Shared {
     }
 }
 
-/// Makes a pipe.
+/// Makes a pipe; `room` is what it holds, on its container's account.
 #[must_use]
-pub fn pipe() -> (ReadEnd, WriteEnd) {
-    let shared = Arc::new(Shared::default());
+pub fn pipe(room: Option<Buffer>) -> (ReadEnd, WriteEnd) {
+    let shared = Arc::new(Shared { _room: room, ..Shared::default() });
     (ReadEnd(Arc::clone(&shared)), WriteEnd(shared))
 }
 
@@ -166,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_full_pipe_holds_its_writer_back_and_loses_nothing() {
-        let (reader, writer) = pipe();
+        let (reader, writer) = pipe(None);
         let sent: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
         let source = sent.clone();
         let thread = std::thread::spawn(move || {
@@ -195,19 +197,19 @@ mod tests {
 
     #[test]
     fn each_end_sees_that_the_other_is_gone() {
-        let (reader, writer) = pipe();
+        let (reader, writer) = pipe(None);
         assert_eq!(block_on(writer.write(b"last")), Ok(4));
         drop(writer);
         assert_eq!(block_on(reader.read(100)), b"last");
         assert_eq!(block_on(reader.read(100)), b"");
-        let (reader, writer) = pipe();
+        let (reader, writer) = pipe(None);
         drop(reader);
         assert_eq!(block_on(writer.write(b"x")), Err(Errno::PIPE));
     }
 
     #[test]
     fn a_writer_that_waits_is_told_that_the_reader_left() {
-        let (reader, writer) = pipe();
+        let (reader, writer) = pipe(None);
         block_on(async {
             while writer.write(&[0; 4096]).await.unwrap() == 4096
                 && tokio::select! { biased; () = writer.ready() => true, () = std::future::ready(()) => false }

@@ -76,6 +76,7 @@ impl Place {
             stdin: false,
             spawn,
             http: crate::grants::Http::default(),
+            limits: crate::grants::Limits::default(),
         };
         let (mut reader, writer) = {
             let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -89,6 +90,7 @@ impl Place {
             input: None,
             stdio: None,
             loader: Some(Arc::new(Compiler(self.dir.clone()))),
+            account: Arc::default(),
         });
         let ending = command::run(&program, &surroundings, &Control::default(), vec![], || {});
         drop(surroundings);

@@ -254,7 +254,11 @@ impl Exchange {
 
     /// Says how a guest broke, where its user looks first.
     pub(super) fn failed(&self, error: &wasmtime::Error) {
-        let words = ending_of(error, &self.service.control).message.unwrap_or_else(|| format!("{error:#}"));
+        let ending = ending_of(error, &self.service.control);
+        let words = ending.message.unwrap_or_else(|| format!("{error:#}"));
+        if ending.out_of_memory {
+            return self.service.say(format_args!("{} {} ended: {words}", self.method, self.uri));
+        }
         let line = format!("{} {}: {words}\n", self.method, self.uri);
         let _ = self.service.surroundings.output.write(Channel::Stderr, line.as_bytes());
     }

@@ -5,6 +5,7 @@ use super::answer::answer;
 use super::ticker::TICK;
 use crate::guest::Stop;
 use crate::network::own;
+use crate::network::traffic::Counted;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -127,6 +128,7 @@ fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     let counted = service.figures.connection();
+    let stream = Counted::new(stream, service.surroundings.network.traffic());
     let service = Arc::clone(service);
     let each = hyper::service::service_fn(move |request| answer(Arc::clone(&service), peer, request));
     let connection = server.serve_connection(TokioIo::new(stream), each).into_owned();

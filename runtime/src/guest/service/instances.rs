@@ -3,8 +3,8 @@
 
 use super::figures::Figures;
 use super::ticker::{self, Ticker};
-use crate::guest::Control;
 use crate::guest::state::{ComponentState, Surroundings};
+use crate::guest::{Control, account};
 use bytes::Bytes;
 use hyper::body::Body;
 use std::pin::Pin;
@@ -96,6 +96,7 @@ impl Instances {
         let context = lock(&self.kept.contexts).pop();
         let context = context.map_or_else(|| self.surroundings.context(false), Ok)?;
         let mut store = Store::new(self.pre.engine(), self.surroundings.component_state_with(context));
+        account::meter(&mut store);
         ticker::let_others_go_on(&mut store, &self.control);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         self.figures.instantiated(begun.elapsed());

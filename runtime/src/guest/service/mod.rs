@@ -63,14 +63,19 @@ pub fn run(
     started: impl FnOnce(),
 ) -> Ending {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
+    let cpu = surroundings.account.cpu();
+    cpu.enter();
+    let (enter, leave) = (Arc::clone(cpu), Arc::clone(cpu));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .thread_stack_size(512 << 10)
+        .on_thread_start(move || enter.enter())
+        .on_thread_stop(move || leave.leave())
         .enable_all()
         .build()
     {
         Ok(runtime) => runtime,
-        Err(e) => return Ending { code: 126, message: Some(format!("cannot set up the sandbox: {e}")) },
+        Err(e) => return Ending::told(126, format!("cannot set up the sandbox: {e}")),
     };
     control.watch(&program.engine);
     let ending = runtime.block_on(serve(program, surroundings, control, listeners, started));
@@ -105,8 +110,8 @@ async fn serve(
         }
     };
     tokio::select! {
-        () = drained => Ok(Ending { code: 0, message: None }),
-        () = control.wait(Stop::AtOnce) => Ok(Ending { code: KILLED, message: None }),
+        () = drained => Ok(Ending::code(0)),
+        () = control.wait(Stop::AtOnce) => Ok(Ending::code(KILLED)),
     }
 }
 
@@ -134,7 +139,7 @@ struct Service {
 
 impl Service {
     fn new(program: &Program, surroundings: &Arc<Surroundings>, control: &Control) -> wasmtime::Result<Self> {
-        let guest = prepare(program)?;
+        let guest = prepare(program, surroundings.grants.limits.open_files)?;
         let figures = Arc::new(Figures::default());
         control.count(&figures);
         let ticker = Arc::new(Ticker::start(program.engine.clone())?);
@@ -192,9 +197,9 @@ impl Service {
     }
 }
 
-fn prepare(program: &Program) -> wasmtime::Result<InstancePre<ComponentState>> {
+fn prepare(program: &Program, open_files: Option<u64>) -> wasmtime::Result<InstancePre<ComponentState>> {
     let Mapped::Component(component) = &program.code else {
         wasmtime::bail!("a service is a component");
     };
-    linker::component(&program.engine, &program.description)?.instantiate_pre(component)
+    linker::component(&program.engine, &program.description, open_files)?.instantiate_pre(component)
 }

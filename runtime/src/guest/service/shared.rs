@@ -3,10 +3,10 @@
 use super::figures::{Figures, Gauge};
 use super::instances::IDLE;
 use super::ticker::{self, Running, Ticker};
-use crate::guest::Control;
 use crate::guest::command::ending_of;
 use crate::guest::state::{ComponentState, Surroundings};
 use crate::guest::stdio::Channel;
+use crate::guest::{Control, account};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -50,6 +50,7 @@ impl HandlerState for Shared {
         let running = self.ticker.run();
         let begun = Instant::now();
         let mut store = Store::new(&self.engine, self.surroundings.component_state(false)?);
+        account::meter(&mut store);
         ticker::let_others_go_on(&mut store, &self.control);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         self.figures.instantiated(begun.elapsed());

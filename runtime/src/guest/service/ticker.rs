@@ -1,5 +1,6 @@
 //! The clock by which guests that compute let others go on.
 
+use crate::guest::account::Metered;
 use crate::guest::{Control, Interrupted, Stop};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,13 +44,15 @@ impl Ticker {
     }
 }
 
-/// Has a guest that computes give way at each tick, and end when it is to end at once.
-pub(super) fn let_others_go_on<T: 'static>(store: &mut Store<T>, control: &Control) {
+/// Has a guest that computes give way at each tick, wait when its container is ahead of its share, and end when it is to
+/// end at once.
+pub(super) fn let_others_go_on<T: Metered>(store: &mut Store<T>, control: &Control) {
     let control = control.clone();
+    let cpu = Arc::clone(store.data_mut().meter().account().cpu());
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(move |_| match control.asked() {
         Stop::AtOnce => Err(Interrupted.into()),
-        _ => Ok(UpdateDeadline::Yield(1)),
+        _ => Ok(cpu.due().map_or(UpdateDeadline::Yield(1), |wait| UpdateDeadline::YieldCustom(1, wait))),
     });
 }
 

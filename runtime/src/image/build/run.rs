@@ -221,6 +221,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         stdin: false,
         spawn: true,
         http: grants::Http::default(),
+        limits: grants::Limits::default(),
     };
     let code = code::prepare(ground.store, &ground.program).map_err(|e| cannot(&e))?;
     let place = ground.store.run_dir()?.join("build");
