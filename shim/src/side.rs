@@ -1,8 +1,9 @@
 //! `sampan.v1`: what the Task API lacks.
 
+use crate::exec::{Execs, open_streams};
 use crate::generated::sandbox::{
-    Bucket, Container, Fence as FenceMessage, HttpRequest, HttpResponse, InspectRequest, InspectResponse, Port,
-    VersionRequest, VersionResponse,
+    AttachRequest, AttachResponse, Bucket, Container, DetachRequest, DetachResponse, Fence as FenceMessage,
+    HttpRequest, HttpResponse, InspectRequest, InspectResponse, Port, VersionRequest, VersionResponse,
 };
 use crate::generated::sandbox_ttrpc::{Sandbox, create_sandbox};
 use crate::server::Busy;
@@ -18,11 +19,12 @@ use ttrpc::{Code, Result};
 struct SideService {
     keeper: Keeper,
     busy: Busy,
+    execs: Execs,
 }
 
 /// The service under its name.
-pub(crate) fn services(keeper: Keeper, busy: &Busy) -> HashMap<String, Methods> {
-    create_sandbox(Arc::new(SideService { keeper, busy: busy.clone() }))
+pub(crate) fn services(keeper: Keeper, busy: &Busy, execs: Execs) -> HashMap<String, Methods> {
+    create_sandbox(Arc::new(SideService { keeper, busy: busy.clone(), execs }))
 }
 
 #[async_trait]
@@ -51,6 +53,19 @@ impl Sandbox for SideService {
             connections: counts.connections,
             ..HttpResponse::default()
         })
+    }
+
+    async fn detach(&self, _: &Context, request: DetachRequest) -> Result<DetachResponse> {
+        let _call = self.busy.call();
+        self.execs.release(&request.id, &request.exec)?;
+        Ok(DetachResponse::default())
+    }
+
+    async fn attach(&self, _: &Context, request: AttachRequest) -> Result<AttachResponse> {
+        let _call = self.busy.call();
+        let [input, output, errors] = open_streams([&request.stdin, &request.stdout, &request.stderr]).await?;
+        self.keeper.attach(&request.id, input, false, output, errors).map_err(of_sandbox)?;
+        Ok(AttachResponse::default())
     }
 
     async fn inspect(&self, _: &Context, _: InspectRequest) -> Result<InspectResponse> {

@@ -202,20 +202,9 @@ fn speak(
     found: &Container,
     talk: impl AsyncFnOnce(&SandboxClient) -> std::result::Result<(), ClientError>,
 ) -> Result<()> {
-    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        // A foreground container opens its socket a moment after its start.
-        let mut pause = Duration::from_millis(1);
-        let client = loop {
-            match SandboxClient::connect(&socket).await {
-                Ok(client) => break client,
-                Err(_) if !in_life(store, found) => return Ok(()),
-                Err(error) if pause > Duration::from_secs(1) => return Err(error.into()),
-                Err(_) => tokio::time::sleep(pause).await,
-            }
-            pause *= 2;
-        };
+        let Some(client) = connect(store, found).await? else { return Ok(()) };
         let keeper = || match found.status(store) {
             Status::Running(running) => Some(running.keeper),
             _ => None,
@@ -238,6 +227,22 @@ fn speak(
             other => Ok(other?),
         }
     })
+}
+
+/// Connects to the container's sandbox; `None` when it is not in life.
+pub async fn connect(store: &Store, found: &Container) -> Result<Option<SandboxClient>> {
+    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
+    // A foreground container opens its socket a moment after its start.
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match SandboxClient::connect(&socket).await {
+            Ok(client) => return Ok(Some(client)),
+            Err(_) if !in_life(store, found) => return Ok(None),
+            Err(error) if pause > Duration::from_secs(1) => return Err(error.into()),
+            Err(_) => tokio::time::sleep(pause).await,
+        }
+        pause *= 2;
+    }
 }
 
 fn parse_signal(given: &str) -> Result<u32> {

@@ -1,11 +1,13 @@
 //! A file a command, or a few that belong together.
 
+pub mod attach;
 pub mod build;
 pub mod builder;
 pub mod commit;
 pub mod completion;
 pub mod df;
 pub mod exchange;
+pub mod exec;
 pub mod filter;
 pub mod history;
 pub mod image;

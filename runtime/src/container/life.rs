@@ -116,6 +116,12 @@ impl Lease {
 }
 
 impl Run {
+    /// The sandbox.
+    #[must_use]
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
     /// Stays with the container until it has ended, and writes everything down.
     ///
     /// # Errors

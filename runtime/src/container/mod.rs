@@ -32,7 +32,7 @@ mod settings;
 pub mod volumes;
 
 pub use commit::{CommitSettings, commit};
-pub(crate) use create::PATH;
+pub(crate) use create::{PATH, set as set_variable};
 pub use create::{create, create_and_lease};
 pub use export::export;
 pub use find::{find, list};
@@ -46,8 +46,8 @@ pub use settings::{Join, MountRequest, MountSource, Settings};
 
 use crate::grants::GrantError;
 use crate::guest::code::CodeError;
-use crate::image::ImageError;
 use crate::image::build::BuildError;
+use crate::image::ImageError;
 use crate::rootfs::RootfsError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;

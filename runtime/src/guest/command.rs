@@ -36,6 +36,9 @@ pub fn run(
     });
     let loader = surroundings.loader.as_ref().filter(|_| program.spawns());
     let processes = loader.map(|loader| Processes::new(&program.engine, surroundings, control, Arc::clone(loader)));
+    if let (Some(stdio), Some(processes)) = (&surroundings.stdio, &processes) {
+        control.keys(processes.keys(&stdio[0]));
+    }
     let ending = runtime.block_on(async {
         let guest = call(program, surroundings, control, processes.as_ref(), listeners, started);
         let killed = async {
@@ -73,7 +76,7 @@ async fn call(
     started: impl FnOnce(),
 ) -> Ending {
     let result = match &program.code {
-        Mapped::Module(module) if processes.is_some() || !listeners.is_empty() => {
+        Mapped::Module(module) if processes.is_some() || !listeners.is_empty() || surroundings.stdio.is_some() => {
             call_with_descriptors(program, module, surroundings, control, processes, listeners, started).await
         }
         Mapped::Module(module) => call_module(program, module, surroundings, control, started).await,

@@ -1,7 +1,7 @@
 //! What one instance of a guest is given by the host: its WASI context, and nothing else.
 
 use super::module::stream::Stream;
-use super::process::Loader;
+use super::process::{Lent, Loader};
 use super::stdio::{Channel, Input, Pipe};
 use crate::grants::Grants;
 use crate::network::View;
@@ -29,6 +29,8 @@ pub struct Surroundings {
     pub stdio: Option<Stdio>,
     /// Gets the code of programs that this one starts.
     pub loader: Option<Arc<dyn Loader>>,
+    /// What programs of its tree are looked for in when they are not there.
+    pub lent: Option<Arc<Lent>>,
 }
 
 /// Standard input, output and error.

@@ -367,6 +367,7 @@ mod tests {
             egress: Egress::default(),
             http: Http::default(),
             stdin: false,
+            terminal: false,
             spawn: false,
         }
     }

@@ -1,6 +1,8 @@
 //! The host process: the engine and the guests, behind the fences. Each container has a thread; the first thread takes
 //! the keeper's orders.
 
+mod exec;
+
 use super::asking::Asking;
 use super::fence::{self, Namespaces};
 use super::wire::{self, Order, Report};
@@ -14,6 +16,7 @@ use crate::network::outside::Outside;
 use crate::network::reserve::Reservation;
 use crate::network::{Bound, Event, View};
 use crate::rootfs::Preopen;
+use exec::Rooms;
 use rustix::net::RecvFlags;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -32,6 +35,8 @@ pub(super) struct Launch {
     pub code: File,
     pub output: OwnedFd,
     pub input: Option<OwnedFd>,
+    /// The guest's end of its terminal, if it has one.
+    pub terminal: Option<OwnedFd>,
     pub reserved: Vec<Reservation>,
 }
 
@@ -57,15 +62,17 @@ pub(super) fn run(
     report(&socket, &Report::Fenced(fences));
     let mut running = HashMap::new();
     let asking = Asking::new(&socket);
+    let rooms = Rooms::default();
     loop {
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
             Ok(Some((Order::Begin, _))) => {
                 if let Some((launch, program)) = first.take() {
-                    start(launch, program, &asking, &mut running);
+                    start(launch, program, &asking, &rooms, &mut running);
                 }
             }
             Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
+            Ok(Some((Order::Exec(order), fds))) => rooms.take(order, fds, &asking),
             Ok(Some((Order::Rest, _))) => super::rest(),
             Ok(Some((Order::Count(id), _))) => {
                 let counts = running.get(&id).and_then(Control::counts);
@@ -73,7 +80,7 @@ pub(super) fn run(
             }
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
-                Ok((launch, program)) => start(launch, program, &asking, &mut running),
+                Ok((launch, program)) => start(launch, program, &asking, &rooms, &mut running),
                 Err((id, message)) => report(&socket, &Report::Ended { id, code: 126, message: Some(message) }),
             },
             // The keeper is gone, or its words make no sense: there is nobody to live for.
@@ -102,7 +109,7 @@ fn allow_many_files() {
 /// Closes every descriptor that is not the guest's business: the keeper's lock and pipes came along with the fork.
 fn keep_only(socket: &OwnedFd, launch: &Launch) {
     let mut kept = vec![socket.as_raw_fd(), launch.code.as_raw_fd(), launch.output.as_raw_fd()];
-    kept.extend(launch.input.as_ref().map(AsRawFd::as_raw_fd));
+    kept.extend(launch.input.iter().chain(&launch.terminal).map(AsRawFd::as_raw_fd));
     kept.extend(launch.reserved.iter().map(|r| r.socket().as_raw_fd()));
     kept.sort_unstable();
     // Standard error stays, for the last words of an engine that breaks down.
@@ -164,24 +171,32 @@ fn joined(order: wire::RunOrder, fds: Vec<OwnedFd>) -> Result<(Launch, wasmtime:
     let code = File::from(fds.next().ok_or_else(missing)?);
     let output = fds.next().ok_or_else(missing)?;
     let input = if grants.stdin { Some(fds.next().ok_or_else(missing)?) } else { None };
+    let terminal = if grants.terminal { Some(fds.next().ok_or_else(missing)?) } else { None };
     let reserved = reserved
         .into_iter()
         .zip(fds)
         .map(|((publish, address), socket)| Reservation::from_parts(publish, address, socket))
         .collect();
     let program = Program::copy(&code, description.clone(), grants.http.max_instances);
-    Ok((Launch { id, grants, preopens, description, code, output, input, reserved }, program))
+    Ok((Launch { id, grants, preopens, description, code, output, input, terminal, reserved }, program))
 }
 
-fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, running: &mut HashMap<String, Control>) {
+fn start(
+    launch: Launch,
+    program: wasmtime::Result<Program>,
+    asking: &Asking,
+    rooms: &Rooms,
+    running: &mut HashMap<String, Control>,
+) {
     let socket = asking.socket();
     let control = Control::default();
     let id = launch.id.clone();
     running.insert(id.clone(), control.clone());
-    let (reports, asking) = (Arc::clone(socket), asking.clone());
+    let (reports, asking, rooms) = (Arc::clone(socket), asking.clone(), rooms.clone());
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
-        let ending = live(launch, program, &control, &asking);
+        let ending = live(launch, program, &control, &asking, &rooms);
+        rooms.close(&id);
         if control.end() {
             report(&reports, &Report::Ended { id, code: ending.code, message: ending.message });
         }
@@ -192,12 +207,18 @@ fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, ru
     }
 }
 
-fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, asking: &Asking) -> Ending {
+fn live(
+    launch: Launch,
+    program: wasmtime::Result<Program>,
+    control: &Control,
+    asking: &Asking,
+    rooms: &Rooms,
+) -> Ending {
     let program = match program {
         Ok(program) => program,
         Err(e) => return Ending { code: 126, message: Some(format!("cannot map the compiled code: {e:#}")) },
     };
-    let Launch { id, mut grants, preopens, output, input, reserved, .. } = launch;
+    let Launch { id, mut grants, preopens, output, input, terminal, reserved, .. } = launch;
     let output = Pipe::new(output);
     control.hush(output.closer());
     let diagnostics = output.clone();
@@ -209,7 +230,11 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
     let beyond = asking.container(&id);
     let view = View::new(&grants, reserved, Arc::clone(&beyond) as Arc<dyn Outside>, tell);
     let loader = program.spawns().then_some(beyond as Arc<dyn Loader>);
-    let input = input.map(Input::new);
+    let (input, stdio) = match terminal.map(exec::at_terminal).transpose() {
+        Ok(Some((input, stdio))) => (Some(input), Some(stdio)),
+        Ok(None) => (input.map(Input::new), None),
+        Err(e) => return Ending { code: 126, message: Some(format!("cannot hand over the terminal: {e}")) },
+    };
     let (mut listening, mut doors) = (Listening::new(), Doors::new());
     let is_service = program.kind().is_service();
     if is_service || program.takes_listeners() {
@@ -223,7 +248,9 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
         grants.env.retain(|variable| !variable.starts_with("LISTEN_"));
         grants.env.extend(module::environment(&doors));
     }
-    let surroundings = Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader });
+    let surroundings =
+        Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio, loader, lent: None });
+    rooms.open(&id, &surroundings, control);
     let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });
     let ending = if is_service {
         let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();

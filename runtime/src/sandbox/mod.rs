@@ -5,17 +5,22 @@
 
 pub mod aside;
 mod asking;
+pub mod exec;
 pub mod fence;
 mod host;
 mod keeper;
 pub mod log;
+pub mod outputs;
 mod seccomp;
 mod snapshot;
+pub mod terminal;
 mod wire;
 
+pub use exec::{ExecError, ExecSpec, ExecStdio};
 pub use fence::{Fence, Fences};
 pub use keeper::Keeper;
 pub use log::Attach;
+pub use outputs::Outputs;
 pub use snapshot::{Exit, Phase, Snapshot};
 
 use crate::grants::{Grants, Protocol};
@@ -122,6 +127,9 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         .map_err(system("make the control socket"))?;
     let (output, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
+    let terminal =
+        entry.grants.terminal.then(terminal::Terminal::open).transpose().map_err(system("make a terminal"))?;
+    let (ours_of_terminal, guests_end) = terminal.unzip();
     let Entry { id, bundle, grants, code, store, network, input, attach } = entry;
     let digest = code.digest;
     let answers = asking::answers::Answers::new(store, grants.egress.clone(), network.clone());
@@ -133,6 +141,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         code: code.file,
         output: writer,
         input,
+        terminal: guests_end,
         reserved,
     };
     // SAFETY: this process has one thread, so the child may go on as its parent would.
@@ -150,10 +159,11 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
                 rootfs::assemble(&launch.grants, &bundle, &tree, namespaces.rootless)?;
             }
             let peers = join(&id, &bundle, &launch.grants, network.as_deref())?;
+            let recorder = keeper::record(ours_of_terminal.as_ref(), &launch.output)?;
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
             let rootless = namespaces.map(|n| n.rootless).ok();
-            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, attach))
+            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, attach, recorder))
         }
     }
 }

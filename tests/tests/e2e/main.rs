@@ -4,6 +4,8 @@
 //! the store as a whole has a fresh one.
 
 #[cfg(test)]
+mod attach;
+#[cfg(test)]
 mod build;
 #[cfg(test)]
 mod build_cache;
@@ -15,6 +17,8 @@ mod dockerfile;
 mod egress;
 #[cfg(test)]
 mod exchange;
+#[cfg(test)]
+mod exec;
 #[cfg(test)]
 mod fences;
 #[cfg(test)]

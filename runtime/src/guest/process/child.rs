@@ -50,6 +50,7 @@ pub(super) fn start(
         input: None,
         stdio: Some(stdio),
         loader: None,
+        lent: None,
     });
     let (processes, loaded) = (processes.clone(), Arc::clone(loaded));
     let live = move || {
