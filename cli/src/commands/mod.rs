@@ -5,6 +5,7 @@ pub mod build;
 pub mod builder;
 pub mod commit;
 pub mod completion;
+pub mod cp;
 pub mod df;
 pub mod exchange;
 pub mod exec;

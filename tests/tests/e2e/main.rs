@@ -12,6 +12,8 @@ mod build_cache;
 #[cfg(test)]
 mod build_run;
 #[cfg(test)]
+mod copy;
+#[cfg(test)]
 mod dockerfile;
 #[cfg(test)]
 mod egress;
