@@ -85,13 +85,10 @@ fn no_link_leads_out_of_a_container() {
     let store = Store::shared(&["toolbox"]);
     let container = running(store);
     let outside = Dir::new().file("secret", "secret").file("kept", "kept");
-    let script =
-        format!("ln -s {outside}/secret /link; ln -s {outside} /dir; ln -s ../../../../../../{outside}/kept /up");
-    // The guest may not make absolute links, but an archive may.
+    // A guest can make no absolute links, but they can be copied.
     let dir = Dir::new().file("f", "new");
     symlink(format!("{outside}/secret"), dir.join("link")).unwrap();
     symlink(outside.path(), dir.join("dir")).unwrap();
-    assert!(!script.is_empty());
     store.sampan(format!("cp -q {dir}/. {container}:/")).ok();
     let out = Dir::new();
     store.sampan(format!("cp -L {container}:/link {out}/stolen")).fails(1);
@@ -110,7 +107,7 @@ fn archives_go_through_pipes() {
     let dir = Dir::new().file("t/a", "a").file("t/b/c", "c");
     store.shell(&format!("tar -C {dir} -cf - t | sampan cp - {name}:/tmp")).ok();
     assert_eq!(read(store, &container, "/tmp/t/b/c"), "c");
-    store.shell(&format!("sampan cp {name}:/tmp/t - | tar -tf - | sort")).ok().stdout_is("t/\nt/a\nt/b/\nt/b/c\n");
+    store.shell(&format!("sampan cp {name}:/tmp/t - | tar -tf - | sort")).ok().stdout_is("t\nt/a\nt/b\nt/b/c\n");
     store.shell(&format!("tar -C {dir} -cf - t | sampan cp - {name}:/tmp/none")).fails(1).stderr_has("no directory");
     // What is no archive, or half of one, leaves nothing.
     store.shell(&format!("echo no archive | sampan cp - {name}:/volume")).fails(1).stderr_has("no tar archive");
