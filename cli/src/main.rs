@@ -10,8 +10,10 @@ mod commands;
 mod format;
 mod front;
 mod health;
+mod inside;
 mod limits;
 mod settings;
+mod terminal;
 
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Args, Command};
@@ -88,13 +90,17 @@ macro_rules! group {
 }
 
 const COMMANDS: &[Entry] = &[
+    entry!("attach", "See a running container's output, and type its input", attach::AttachArgs),
     entry!("build", "Build an image from a Dockerfile", build::BuildArgs),
     entry!("builder", "Manage what builds remember", builder::BuilderArgs),
     entry!("commit", "Make an image of a container", commit::CommitArgs),
     entry!("completion", "Print a shell's completion script", completion::CompletionArgs),
     group!("container", "Manage containers", CONTAINER),
+    entry!("cp", "Copy files into a container or out of it", cp::CpArgs),
     entry!("create", "Create a container without starting it", run::CreateArgs),
+    entry!("diff", "List what a container has changed in its image's files", cp::DiffArgs),
     entry!("events", "Show what happens, as it happens", events::EventsArgs),
+    entry!("exec", "Run a program in a running container", exec::ExecArgs),
     entry!("export", "Write a container's files into a tar archive", commit::ExportArgs),
     entry!("history", "Show how an image was made, the last step first", history::HistoryArgs),
     group!("image", "Manage images", IMAGE),
@@ -132,8 +138,12 @@ const COMMANDS: &[Entry] = &[
 ];
 
 const CONTAINER: &[Entry] = &[
+    entry!("attach", "See a running container's output, and type its input", attach::AttachArgs),
     entry!("commit", "Make an image of a container", commit::CommitArgs),
+    entry!("cp", "Copy files into a container or out of it", cp::CpArgs),
     entry!("create", "Create a container without starting it", run::CreateArgs),
+    entry!("diff", "List what a container has changed in its image's files", cp::DiffArgs),
+    entry!("exec", "Run a program in a running container", exec::ExecArgs),
     entry!("export", "Write a container's files into a tar archive", commit::ExportArgs),
     entry!("inspect", "Show everything known of containers", inspect::ContainerInspectArgs),
     entry!("kill", "Kill running containers", lifecycle::KillArgs),
@@ -240,6 +250,7 @@ fn main() -> ExitCode {
 /// 125, 126 and 127 where the exit code could be the container's own, as Docker has it; 1 elsewhere.
 fn exit_code(command: &str, error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ContainerError>() {
+        _ if command == "exec" => error.downcast_ref::<front::Failed>().map_or(1, |failed| failed.code),
         _ if !matches!(command, "run" | "create" | "start") => 1,
         Some(error) => error.exit_code(),
         None => error.downcast_ref::<front::Failed>().map_or(125, |failed| failed.code),

@@ -51,7 +51,10 @@ pub struct ContainerFlags {
     entrypoint: Option<String>,
     /// Keep standard input open
     #[arg(short, long)]
-    interactive: bool,
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
     /// Let the container start programs of its image, as a shell does
     #[arg(long)]
     allow_spawn: bool,
@@ -186,6 +189,7 @@ impl ContainerFlags {
             egress: self.allow_net.into(),
             auto_remove: self.rm,
             open_stdin: self.interactive,
+            tty: self.tty,
             allow_spawn: self.allow_spawn,
             http,
             limits: self.limits.limits(),
@@ -246,7 +250,7 @@ fn http_timeout(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| format!("{text:?} is negative"))
 }
 
-fn absolute_workdir(dir: String) -> Result<String> {
+pub fn absolute_workdir(dir: String) -> Result<String> {
     if !dir.starts_with('/') {
         bail!("the working directory {dir:?} is invalid: it must be an absolute path");
     }
@@ -254,7 +258,7 @@ fn absolute_workdir(dir: String) -> Result<String> {
 }
 
 /// `NAME=value` as it is; `NAME` from our own environment, if it is set there.
-fn variable(given: &str) -> Option<String> {
+pub fn variable(given: &str) -> Option<String> {
     if given.contains('=') {
         return Some(given.to_owned());
     }
@@ -262,7 +266,7 @@ fn variable(given: &str) -> Option<String> {
 }
 
 /// Docker's format: a variable a line, `#` begins a comment line, nothing is quoted.
-fn read_env_file(path: &Path) -> Result<Vec<String>> {
+pub fn read_env_file(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the env file {}", path.display()))?;
     let mut all = Vec::new();
     for (n, line) in text.lines().enumerate() {

@@ -1,12 +1,22 @@
 //! Speaking to a running sandbox.
 
-use crate::v1;
-use containerd_shim_protos::api::{KillRequest, PauseRequest, ResumeRequest, WaitRequest};
+use crate::exec::ExecProcess;
+use crate::v1::{AttachRequest, DetachRequest, SandboxClient as SideClient, StatsRequest, StatsResponse};
+use containerd_shim_protos::api::{
+    DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, ResizePtyRequest, ResumeRequest, StartRequest,
+    WaitRequest,
+};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::TaskClient;
 use std::path::Path;
 use std::time::Duration;
 use ttrpc::asynchronous::Client;
-use ttrpc::context;
+use ttrpc::{Code, context};
+
+const EXEC: &str = "run a program in the container";
+const START: &str = "start the program";
+/// How containerd names the type of an OCI process.
+const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 /// What a sandbox that was asked did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +45,26 @@ impl ClientError {
     pub fn is_lost(&self) -> bool {
         !matches!(self, Self::Call { source: ttrpc::Error::RpcStatus(_), .. })
     }
+
+    /// Why a program could not be run inside a container: the exit code that says so (127 when it is not there, 126 when it
+    /// cannot be run), and the sandbox's words. `None` for any other error.
+    #[must_use]
+    pub fn not_run(&self) -> Option<(u8, &str)> {
+        let Self::Call { what: START, source: ttrpc::Error::RpcStatus(status) } = self else { return None };
+        let code = match status.code() {
+            Code::NOT_FOUND => 127,
+            Code::FAILED_PRECONDITION => 126,
+            _ => 1,
+        };
+        Some((code, status.message()))
+    }
 }
 
 /// A connection to a sandbox's control socket.
 #[derive(Clone)]
 pub struct SandboxClient {
     task: TaskClient,
-    side: v1::SandboxClient,
+    side: SideClient,
 }
 
 impl std::fmt::Debug for SandboxClient {
@@ -60,7 +83,7 @@ impl SandboxClient {
         let client = Client::connect(&address)
             .await
             .map_err(|source| ClientError::Connect { socket: socket.display().to_string(), source })?;
-        Ok(Self { task: TaskClient::new(client.clone()), side: v1::SandboxClient::new(client) })
+        Ok(Self { task: TaskClient::new(client.clone()), side: SideClient::new(client) })
     }
 
     /// Sends a signal's meaning to a container.
@@ -97,10 +120,109 @@ impl SandboxClient {
     ///
     /// # Errors
     /// When it does not run, or the sandbox goes away.
-    pub async fn stats(&self, id: &str) -> Result<v1::StatsResponse, ClientError> {
-        let request = v1::StatsRequest { id: id.to_owned(), ..v1::StatsRequest::default() };
+    pub async fn stats(&self, id: &str) -> Result<StatsResponse, ClientError> {
+        let request = StatsRequest { id: id.to_owned(), ..StatsRequest::default() };
         let answer = self.side.stats(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map_err(|source| ClientError::Call { what: "say what a container uses", source })
+    }
+
+    /// Has a program run inside a container under a name that nobody has yet; returns when its first instruction is next.
+    /// `streams` are the paths of the FIFOs for standard input, output and error; an empty one is none.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away; [`ClientError::not_run`] tells why.
+    pub async fn exec(
+        &self,
+        id: &str,
+        exec: &str,
+        process: &ExecProcess,
+        streams: [String; 3],
+    ) -> Result<(), ClientError> {
+        let call = |what| move |source| ClientError::Call { what, source };
+        let value = serde_json::to_vec(process).map_err(|e| call(EXEC)(ttrpc::Error::Others(e.to_string())))?;
+        let spec = Any { type_url: PROCESS.to_owned(), value, ..Any::default() };
+        let [stdin, stdout, stderr] = streams;
+        let (id, exec_id) = (id.to_owned(), exec.to_owned());
+        let terminal = process.process.terminal().unwrap_or(false);
+        let (start_id, start_exec) = (id.clone(), exec_id.clone());
+        let spec = Some(spec).into();
+        let request =
+            ExecProcessRequest { id, exec_id, terminal, stdin, stdout, stderr, spec, ..ExecProcessRequest::default() };
+        self.task.exec(context::with_duration(Duration::from_secs(10)), &request).await.map_err(call(EXEC))?;
+        let request = StartRequest { id: start_id, exec_id: start_exec, ..StartRequest::default() };
+        // It may have to be compiled first.
+        let started = self.task.start(context::Context::default(), &request).await.map_err(call(START));
+        if started.is_err() {
+            let _ = self.forget_exec(&request.id, exec).await;
+        }
+        started.map(drop)
+    }
+
+    /// Waits for the end of what is run inside a container, and returns its exit code.
+    ///
+    /// # Errors
+    /// When the sandbox goes away without an answer.
+    pub async fn wait_exec(&self, id: &str, exec: &str) -> Result<u8, ClientError> {
+        let request = WaitRequest { id: id.to_owned(), exec_id: exec.to_owned(), ..WaitRequest::default() };
+        let answer = self.task.wait(context::Context::default(), &request).await;
+        let answer = answer.map_err(|source| ClientError::Call { what: "wait", source })?;
+        Ok(u8::try_from(answer.exit_status).unwrap_or(u8::MAX))
+    }
+
+    /// Ends what is run inside a container by a signal.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn kill_exec(&self, id: &str, exec: &str, signal: u32) -> Result<(), ClientError> {
+        let (id, exec_id) = (id.to_owned(), exec.to_owned());
+        let request = KillRequest { id, exec_id, signal, ..KillRequest::default() };
+        let answer = self.task.kill(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "send a signal", source })
+    }
+
+    /// Shows a running container's output from now on, and writes its standard input. `streams` are the paths of the FIFOs
+    /// for standard input, output and error; an empty one is none.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn attach(&self, id: &str, streams: [String; 3]) -> Result<(), ClientError> {
+        let [stdin, stdout, stderr] = streams;
+        let request = AttachRequest { id: id.to_owned(), stdin, stdout, stderr, ..AttachRequest::default() };
+        let answer = self.side.attach(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "attach", source })
+    }
+
+    /// Lets what is run inside a container go on when we go away.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn detach_exec(&self, id: &str, exec: &str) -> Result<(), ClientError> {
+        let request = DetachRequest { id: id.to_owned(), exec: exec.to_owned(), ..DetachRequest::default() };
+        let answer = self.side.detach(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "let a program go on", source })
+    }
+
+    /// Forgets what was run inside a container and has ended.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn forget_exec(&self, id: &str, exec: &str) -> Result<(), ClientError> {
+        let request = DeleteRequest { id: id.to_owned(), exec_id: exec.to_owned(), ..DeleteRequest::default() };
+        let answer = self.task.delete(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "forget a process", source })
+    }
+
+    /// Says how large a window is, in characters: that of what is run inside a container, or of the container's own program
+    /// when `exec` is empty.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn resize(&self, id: &str, exec: &str, columns: u16, rows: u16) -> Result<(), ClientError> {
+        let (id, exec_id) = (id.to_owned(), exec.to_owned());
+        let (width, height) = (columns.into(), rows.into());
+        let request = ResizePtyRequest { id, exec_id, width, height, ..ResizePtyRequest::default() };
+        let answer = self.task.resize_pty(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "resize the terminal", source })
     }
 
     /// Waits for a container's end and returns its exit code.

@@ -4,10 +4,12 @@
 //! both its versions (the messages are the same), and beside it `sampan.v1` for what that lacks.
 
 pub mod client;
+mod exec;
 mod server;
 mod side;
 mod task;
 
+pub use exec::{ExecProcess, More};
 pub use server::Serving;
 
 /// The generated messages and stubs of `sampan.v1`.

@@ -1,5 +1,6 @@
 //! The control socket.
 
+use crate::exec::Execs;
 use crate::{side, task};
 use sampan_runtime::sandbox::{Keeper, Peer, peer_of};
 use sampan_runtime::store::Store;
@@ -51,10 +52,11 @@ impl Serving {
         let busy = Busy(Arc::new(watch::Sender::new(0)));
         let listener = UnixListener::bind(socket)
             .map_err(|e| ttrpc::Error::Others(format!("cannot listen at {}: {e}", socket.display())))?;
+        let execs = Execs::new(keeper.clone(), store.clone());
         let mut server = Server::new()
             .add_listener(Listener::new(trusted(listener)))
-            .register_service(task::services(&keeper, store, &busy))
-            .register_service(side::services(keeper, &busy));
+            .register_service(task::services(&keeper, store, &busy, &execs))
+            .register_service(side::services(keeper, &busy, execs));
         server.start().await?;
         Ok(Self { server, busy })
     }

@@ -1,8 +1,10 @@
 //! `sampan.v1`: what the Task API lacks.
 
+use crate::exec::{Execs, open_streams};
 use crate::generated::sandbox::{
-    Bucket, Container, Fence as FenceMessage, HttpRequest, HttpResponse, InspectRequest, InspectResponse,
-    NetworkRequest, NetworkResponse, Port, StatsRequest, StatsResponse, VersionRequest, VersionResponse,
+    AttachRequest, AttachResponse, Bucket, Container, DetachRequest, DetachResponse, Fence as FenceMessage,
+    HttpRequest, HttpResponse, InspectRequest, InspectResponse, NetworkRequest, NetworkResponse, Port, StatsRequest,
+    StatsResponse, VersionRequest, VersionResponse,
 };
 use crate::generated::sandbox_ttrpc::{Sandbox, create_sandbox};
 use crate::server::Busy;
@@ -18,11 +20,12 @@ use ttrpc::{Code, Result};
 struct SideService {
     keeper: Keeper,
     busy: Busy,
+    execs: Execs,
 }
 
 /// The service under its name.
-pub(crate) fn services(keeper: Keeper, busy: &Busy) -> HashMap<String, Methods> {
-    create_sandbox(Arc::new(SideService { keeper, busy: busy.clone() }))
+pub(crate) fn services(keeper: Keeper, busy: &Busy, execs: Execs) -> HashMap<String, Methods> {
+    create_sandbox(Arc::new(SideService { keeper, busy: busy.clone(), execs }))
 }
 
 /// What a container uses; refused for one that does not run.
@@ -91,6 +94,19 @@ impl Sandbox for SideService {
             requests: requests.map_or(0, |counts| counts.requests.iter().map(|(_, count)| count).sum()),
             ..StatsResponse::default()
         })
+    }
+
+    async fn detach(&self, _: &Context, request: DetachRequest) -> Result<DetachResponse> {
+        let _call = self.busy.call();
+        self.execs.release(&request.id, &request.exec)?;
+        Ok(DetachResponse::default())
+    }
+
+    async fn attach(&self, _: &Context, request: AttachRequest) -> Result<AttachResponse> {
+        let _call = self.busy.call();
+        let [input, output, errors] = open_streams([&request.stdin, &request.stdout, &request.stderr]).await?;
+        self.keeper.attach(&request.id, input, false, output, errors).map_err(of_sandbox)?;
+        Ok(AttachResponse::default())
     }
 
     async fn inspect(&self, _: &Context, _: InspectRequest) -> Result<InspectResponse> {

@@ -1,12 +1,14 @@
 //! containerd's Task API (`containerd.task.v2.Task`, and `v3.Task`, whose messages are the same).
 
+use crate::exec::Execs;
 use crate::server::Busy;
 use crate::side::stats_of;
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
-    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
-    KillRequest, PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResumeRequest, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Status, WaitRequest, WaitResponse,
+    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
+    DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse, ProcessInfo,
+    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
+    StatsRequest, StatsResponse, Status, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, IOEntry, IOStat, MemoryStat, Metrics, PidsStat};
 use containerd_shim_protos::protobuf::Message as _;
@@ -17,7 +19,7 @@ use sampan_runtime::config::Config;
 use sampan_runtime::container::locate_program;
 use sampan_runtime::grants::Grants;
 use sampan_runtime::guest::code;
-use sampan_runtime::sandbox::{Attach, Entry, Exit, Keeper, Phase, SandboxError, Snapshot, Stats, log};
+use sampan_runtime::sandbox::{Attach, Entry, ExecError, Exit, Keeper, Phase, SandboxError, Snapshot, Stats, log};
 use sampan_runtime::store::{Store, files};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -29,11 +31,13 @@ struct TaskService {
     keeper: Keeper,
     store: Store,
     busy: Busy,
+    execs: Execs,
 }
 
 /// The service under both of its names.
-pub(crate) fn services(keeper: &Keeper, store: &Store, busy: &Busy) -> HashMap<String, Methods> {
-    let service = Arc::new(TaskService { keeper: keeper.clone(), store: store.clone(), busy: busy.clone() });
+pub(crate) fn services(keeper: &Keeper, store: &Store, busy: &Busy, execs: &Execs) -> HashMap<String, Methods> {
+    let (keeper, store, busy, execs) = (keeper.clone(), store.clone(), busy.clone(), execs.clone());
+    let service = Arc::new(TaskService { keeper, store, busy, execs });
     let v3 = create_task(Arc::clone(&service) as Arc<dyn Task + Send + Sync>);
     let v2 = create_task(service as Arc<dyn Task + Send + Sync>);
     v3.into_iter().chain(v2.into_iter().map(|(name, methods)| (name.replace(".v3.", ".v2."), methods))).collect()
@@ -53,8 +57,27 @@ pub(crate) fn of_sandbox(error: SandboxError) -> Error {
     refuse(code, error.to_string())
 }
 
-fn no_exec(exec_id: &str) -> Result<()> {
-    if exec_id.is_empty() { Ok(()) } else { Err(refuse(Code::NOT_FOUND, format!("no process {exec_id}"))) }
+pub(crate) fn of_exec(error: ExecError) -> Error {
+    if let ExecError::Sandbox(error) = error {
+        return of_sandbox(error);
+    }
+    let code = match &error {
+        ExecError::NotFound { .. } | ExecError::NoProgram { .. } => Code::NOT_FOUND,
+        ExecError::Taken { .. } => Code::ALREADY_EXISTS,
+        ExecError::NoCommand => Code::INVALID_ARGUMENT,
+        error if error.exit_code() == 126 => Code::FAILED_PRECONDITION,
+        _ => Code::INTERNAL,
+    };
+    refuse(code, error.to_string())
+}
+
+/// The state of what has this phase.
+fn status_of(phase: &Phase) -> Status {
+    match phase {
+        Phase::Created => Status::CREATED,
+        Phase::Starting | Phase::Running => Status::RUNNING,
+        Phase::Ended(_) => Status::STOPPED,
+    }
 }
 
 fn time(at: jiff::Timestamp) -> Timestamp {
@@ -101,13 +124,28 @@ fn metrics(stats: &Stats) -> Metrics {
 impl Task for TaskService {
     async fn state(&self, _: &Context, request: StateRequest) -> Result<StateResponse> {
         let _call = self.busy.call();
-        no_exec(&request.exec_id)?;
         let snapshot = self.keeper.look(&request.id).map_err(of_sandbox)?;
+        if !request.exec_id.is_empty() {
+            let (phase, [stdin, stdout, stderr], terminal) = self.execs.look(&request.id, &request.exec_id)?;
+            let exit = if let Phase::Ended(exit) = &phase { Some(exit) } else { None };
+            return Ok(StateResponse {
+                bundle: snapshot.bundle.to_string_lossy().into_owned(),
+                pid: snapshot.pid,
+                status: status_of(&phase).into(),
+                stdin,
+                stdout,
+                stderr,
+                terminal,
+                exit_status: exit.map_or(0, |e| e.code.into()),
+                exited_at: exit.map(|e| time(e.at)).into(),
+                id: request.id,
+                exec_id: request.exec_id,
+                ..StateResponse::default()
+            });
+        }
         let status = match snapshot.phase {
-            Phase::Created => Status::CREATED,
             Phase::Running if self.keeper.is_paused() => Status::PAUSED,
-            Phase::Starting | Phase::Running => Status::RUNNING,
-            Phase::Ended(_) => Status::STOPPED,
+            ref phase => status_of(phase),
         };
         let exit = exit_of(&snapshot);
         Ok(StateResponse {
@@ -168,7 +206,10 @@ impl Task for TaskService {
 
     async fn start(&self, _: &Context, request: StartRequest) -> Result<StartResponse> {
         let _call = self.busy.call();
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            self.execs.start(&request.id, &request.exec_id).await?;
+            return Ok(StartResponse { pid: self.keeper.host_pid(), ..StartResponse::default() });
+        }
         self.keeper.start(&request.id).map_err(of_sandbox)?;
         let snapshot = self.keeper.started(&request.id).await.map_err(of_sandbox)?;
         if let Some(Exit { message: Some(message), .. }) = exit_of(&snapshot)
@@ -181,7 +222,15 @@ impl Task for TaskService {
 
     async fn delete(&self, _: &Context, request: DeleteRequest) -> Result<DeleteResponse> {
         let _call = self.busy.call();
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            let exit = self.execs.delete(&request.id, &request.exec_id)?;
+            return Ok(DeleteResponse {
+                pid: self.keeper.host_pid(),
+                exit_status: exit.as_ref().map_or(0, |e| e.code.into()),
+                exited_at: exit.map(|e| time(e.at)).into(),
+                ..DeleteResponse::default()
+            });
+        }
         let snapshot = self.keeper.delete(&request.id).map_err(of_sandbox)?;
         let exit = exit_of(&snapshot);
         Ok(DeleteResponse {
@@ -215,9 +264,12 @@ impl Task for TaskService {
     /// meaning for a guest.
     async fn kill(&self, _: &Context, request: KillRequest) -> Result<Empty> {
         let _call = self.busy.call();
-        no_exec(&request.exec_id)?;
         // SIGHUP 1, SIGINT 2, SIGQUIT 3, SIGKILL 9, SIGTERM 15 (signal(7)).
         match request.signal {
+            signal @ (0 | 1 | 2 | 3 | 9 | 15) if !request.exec_id.is_empty() => {
+                let signal = u8::try_from(signal).unwrap_or_default();
+                return self.execs.kill(&request.id, &request.exec_id, signal).map(|()| Empty::default());
+            }
             0 => self.keeper.look(&request.id).map(drop),
             9 => self.keeper.kill(&request.id),
             1 | 2 | 3 | 15 => self.keeper.stop(&request.id),
@@ -242,9 +294,44 @@ impl Task for TaskService {
         Ok(StatsResponse { stats: Some(any).into(), ..StatsResponse::default() })
     }
 
+    /// Writes down a program that is to be run inside a container; `start` with its name starts it.
+    async fn exec(&self, _: &Context, request: ExecProcessRequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        self.execs.add(request).map(|()| Empty::default())
+    }
+
+    async fn close_io(&self, _: &Context, request: CloseIORequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        self.keeper.look(&request.id).map_err(of_sandbox)?;
+        match (request.stdin, request.exec_id.as_str()) {
+            (false, _) => {}
+            (true, "") => self.keeper.close_input(&request.id).map_err(of_sandbox)?,
+            (true, exec) => self.execs.close_input(&request.id, exec)?,
+        }
+        Ok(Empty::default())
+    }
+
+    async fn resize_pty(&self, _: &Context, request: ResizePtyRequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        self.keeper.look(&request.id).map_err(of_sandbox)?;
+        if request.exec_id.is_empty() {
+            let size = |n: u32| u16::try_from(n).map_err(|e| refuse(Code::INVALID_ARGUMENT, format!("{n}: {e}")));
+            let (columns, rows) = (size(request.width)?, size(request.height)?);
+            return self.keeper.resize(&request.id, columns, rows).map_err(of_sandbox).map(|()| Empty::default());
+        }
+        self.execs.resize(&request).map(|()| Empty::default())
+    }
+
     async fn wait(&self, _: &Context, request: WaitRequest) -> Result<WaitResponse> {
         let _call = self.busy.call();
-        no_exec(&request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            let exit = self.execs.wait(&request.id, &request.exec_id).await?;
+            return Ok(WaitResponse {
+                exit_status: exit.code.into(),
+                exited_at: Some(time(exit.at)).into(),
+                ..WaitResponse::default()
+            });
+        }
         let snapshot = self.keeper.wait_settled(&request.id).await.map_err(of_sandbox)?;
         let exit = exit_of(&snapshot);
         Ok(WaitResponse {

@@ -1,6 +1,6 @@
 //! A command line → its output, with asserts that print everything when they fail.
 
-use crate::{OrFail, fail, until};
+use crate::{OrFail, Pty, fail, until};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -110,6 +110,16 @@ impl Run {
         let stdout = child.stdout.take().map(|pipe| Stream::of(pipe, ended.clone())).unwrap_or_default();
         let stderr = child.stderr.take().map(|pipe| Stream::of(pipe, ended)).unwrap_or_default();
         Started { shown, child, stdin, stdout, stderr, ends }
+    }
+
+    /// Starts it at a terminal.
+    #[track_caller]
+    #[must_use]
+    pub fn at_terminal(self) -> Pty {
+        let Some((program, args)) = self.words.split_first() else { fail("a command needs a program") };
+        let mut command = Command::new(program);
+        command.args(args).envs(self.env);
+        Pty::start(command)
     }
 
     /// Runs it to its end.

@@ -6,6 +6,7 @@
 //! container  a container with a name of its own, removed when its test is over
 //! files      directories of a test's own, and what lies in a tree
 //! net        free ports and HTTP
+//! pty        a command at a terminal
 //! registry   a registry of a test's own, and a proxy that spoils its answers
 //! needs      what a test needs of the machine, so that it can be skipped where that is missing
 //! wait       watching for something to become true
@@ -19,6 +20,7 @@ pub mod container;
 pub mod files;
 pub mod needs;
 pub mod net;
+pub mod pty;
 pub mod registry;
 pub mod store;
 pub mod wait;
@@ -26,6 +28,7 @@ pub mod wait;
 pub use command::{Output, Run, Started};
 pub use container::Container;
 pub use files::{Dir, tree};
+pub use pty::Pty;
 pub use store::{Store, sample_file};
 pub use wait::{eventually, until};
 

@@ -1,12 +1,15 @@
 //! A file a command, or a few that belong together.
 
+pub mod attach;
 pub mod build;
 pub mod builder;
 pub mod commit;
 pub mod completion;
+pub mod cp;
 pub mod df;
 pub mod events;
 pub mod exchange;
+pub mod exec;
 pub mod filter;
 pub mod history;
 pub mod image;

@@ -1,11 +1,12 @@
 //! `run`, `create`, `start`, and what starts a container again.
 
-use crate::commands::pull;
+use crate::commands::{attach, pull};
 use crate::front;
 use crate::settings::ContainerFlags;
+use crate::terminal::DetachKeys;
 use crate::{Context, commands};
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{ArgAction, Args};
 use sampan_runtime::container::life::Lease;
 use sampan_runtime::container::restart::Again;
 use sampan_runtime::container::{self, ContainerError};
@@ -20,6 +21,15 @@ pub struct RunArgs {
     /// Run in the background and print the container's id
     #[arg(short, long)]
     detach: bool,
+    /// The keys that leave it behind in a terminal
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::USUAL)]
+    detach_keys: String,
+    /// Pass signals on to the container
+    #[arg(
+        long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
+        require_equals = true, action = ArgAction::Set
+    )]
+    sig_proxy: bool,
     #[command(flatten)]
     container: ContainerFlags,
 }
@@ -40,6 +50,15 @@ pub struct StartArgs {
     /// Give it this standard input (with -a, for a container that was made with -i)
     #[arg(short, long)]
     interactive: bool,
+    /// The keys that leave it behind in a terminal (with -a)
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::USUAL)]
+    detach_keys: String,
+    /// Pass signals on to a container with a terminal (with -a)
+    #[arg(
+        long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
+        require_equals = true, action = ArgAction::Set
+    )]
+    sig_proxy: bool,
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -58,11 +77,20 @@ fn make<T>(store: &Store, flags: ContainerFlags, make: Maker<T>) -> Result<T> {
 impl RunArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = context.store()?;
+        let keys = DetachKeys::parse(&self.detach_keys)?;
+        if !self.detach && self.container.tty {
+            attach::check_terminal(self.container.interactive)?;
+        }
         let (made, outcome) = if self.detach {
             let made = make(&store, self.container, container::create)?;
             let id = made.record.id.clone();
             let started = front::detached(&store, made.clone());
             (made, started.map(|()| (0, Some(id))))
+        } else if self.container.tty {
+            let with_input = self.container.interactive;
+            let made = make(&store, self.container, container::create)?;
+            let code = attach::started(&store, made.clone(), with_input, keys, self.sig_proxy);
+            (made, code.map(|code| (code, None)))
         } else {
             let lease = make(&store, self.container, container::create_and_lease)?;
             (lease.container().clone(), front::attached(&store, lease, true).map(|code| (code, None)))
@@ -99,6 +127,12 @@ impl StartArgs {
                 bail!("you cannot start and attach several containers at once");
             };
             let found = container::find(&store, name)?;
+            if found.record.tty {
+                attach::check_terminal(self.interactive && found.record.open_stdin)?;
+                let keys = DetachKeys::parse(&self.detach_keys)?;
+                let with_input = self.interactive && found.record.open_stdin;
+                return Ok(ExitCode::from(attach::started(&store, found, with_input, keys, self.sig_proxy)?));
+            }
             let lease = Lease::take(found)?;
             return Ok(ExitCode::from(front::attached(&store, lease, self.interactive)?));
         }

@@ -41,25 +41,13 @@ pub fn speak(
     found: &Container,
     talk: impl AsyncFnOnce(&SandboxClient) -> Result<(), ClientError>,
 ) -> Result<bool> {
-    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let keeper = || match found.status(store) {
         Status::Running(running) => Some(running.keeper),
         _ => None,
     };
     runtime.block_on(async {
-        // A foreground container opens its socket a moment after its start.
-        let mut pause = Duration::from_millis(1);
-        let client = loop {
-            match SandboxClient::connect(&socket).await {
-                Ok(client) => break client,
-                Err(_) if !in_life(store, found) => return Ok(false),
-                Err(_) if matches!(found.status(store), Status::Restarting(_)) => return Ok(false),
-                Err(error) if pause > Duration::from_secs(1) => return Err(error.into()),
-                Err(_) => tokio::time::sleep(pause).await,
-            }
-            pause *= 2;
-        };
+        let Some(client) = connect(store, found).await? else { return Ok(false) };
         let spoken_to = keeper();
         let is_there = || in_life(store, found) && keeper() == spoken_to;
         let answer = talk(&client).await;
@@ -79,4 +67,21 @@ pub fn speak(
             Ok(()) => Ok(true),
         }
     })
+}
+
+/// Connects to the container's sandbox; `None` when it has none, which is so while it waits for its next start too.
+pub async fn connect(store: &Store, found: &Container) -> Result<Option<SandboxClient>> {
+    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
+    // A foreground container opens its socket a moment after its start.
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match SandboxClient::connect(&socket).await {
+            Ok(client) => return Ok(Some(client)),
+            Err(_) if !in_life(store, found) => return Ok(None),
+            Err(_) if matches!(found.status(store), Status::Restarting(_)) => return Ok(None),
+            Err(error) if pause > Duration::from_secs(1) => return Err(error.into()),
+            Err(_) => tokio::time::sleep(pause).await,
+        }
+        pause *= 2;
+    }
 }

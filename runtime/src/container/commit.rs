@@ -82,14 +82,20 @@ fn found(store: &Store, container: &Container) -> Result<(Option<Image>, Written
         "" => None,
         id => Some(Images::new(store).find(id)?),
     };
+    Ok((base, written(container)?.0))
+}
+
+/// Where what the container has written lies, and the layers (topmost first) that it was written over.
+pub(super) fn written(container: &Container) -> Result<(Written, Vec<PathBuf>)> {
     let grants = Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?;
     let upper = rootfs::upper(&container.dir);
-    let written = match grants.root {
-        RootGrant::Layers(layers) if rootfs::is_copied(&container.dir) => Written::Copy(upper, layers),
-        RootGrant::Layers(_) => Written::Upper(upper),
-        RootGrant::Ready(root) => Written::Upper(container.dir.join(root)),
-    };
-    Ok((base, written))
+    Ok(match grants.root {
+        RootGrant::Layers(layers) if rootfs::is_copied(&container.dir) => {
+            (Written::Copy(upper, layers.clone()), layers)
+        }
+        RootGrant::Layers(layers) => (Written::Upper(upper), layers),
+        RootGrant::Ready(root) => (Written::Upper(container.dir.join(root)), Vec::new()),
+    })
 }
 
 /// How the container is run, without what is its own and no image's: its name in the network, and what is said of the

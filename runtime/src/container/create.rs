@@ -185,6 +185,9 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         // Programs for WASI 0.1 have no other way to learn it.
         set(&mut env, format!("PWD={working_dir}"));
     }
+    if settings.tty {
+        set(&mut env, "TERM=xterm".to_owned());
+    }
     for variable in settings.env {
         set(&mut env, variable);
     }
@@ -228,6 +231,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         read_only: settings.read_only,
         auto_remove: settings.auto_remove,
         open_stdin: settings.open_stdin,
+        tty: settings.tty,
         allow_spawn: settings.allow_spawn,
         http: settings.http.clone(),
         limits: settings.limits,
@@ -242,7 +246,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
 }
 
 /// Sets a variable, in the place of an earlier one of that name.
-fn set(env: &mut Vec<String>, variable: String) {
+pub(crate) fn set(env: &mut Vec<String>, variable: String) {
     let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
     let same = |v: &String| v.split_once('=').is_some_and(|(n, _)| n == name);
     match env.iter().position(same) {
@@ -281,6 +285,7 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         member: record.joined.as_ref().map(|joined| Membership { network: joined.network.clone(), names: vec![] }),
         egress: record.egress.clone(),
         stdin: record.open_stdin,
+        terminal: record.tty,
         spawn: record.allow_spawn,
         http: record.http.clone(),
         limits: Limits { grace: Some(record.stop_timeout), ..record.limits.clone() },

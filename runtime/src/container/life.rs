@@ -184,6 +184,12 @@ pub struct Over {
 }
 
 impl Run {
+    /// The sandbox.
+    #[must_use]
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
     /// Stays with the container until it has ended, and writes everything down.
     ///
     /// # Errors

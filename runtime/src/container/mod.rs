@@ -9,6 +9,8 @@
 //! program    the entrypoint's path → its compiled code
 //! export     a container's files → an archive
 //! commit     a container's files and settings → an image
+//! copy       files into a container and out of it
+//! diff       what a container has changed in its image's files
 //! freeze     a container that stands still while it is looked at
 //! garbage    compiled code that no container and no image needs
 //! life       running one: the keeper's part from the lock to the record of its end
@@ -18,7 +20,9 @@
 //! ```
 
 mod commit;
+mod copy;
 mod create;
+mod diff;
 mod egress;
 mod export;
 mod find;
@@ -37,8 +41,10 @@ mod update;
 pub mod volumes;
 
 pub use commit::{CommitSettings, commit};
-pub(crate) use create::PATH;
+pub use copy::{Copied, CopyError, CopyOptions, copy_archive_in, copy_in, copy_out, copy_out_as_archive};
+pub(crate) use create::{PATH, set as set_variable};
 pub use create::{create, create_and_lease};
+pub use diff::diff;
 pub use export::export;
 pub use find::{find, list};
 pub use freeze::Frozen;
@@ -54,8 +60,8 @@ pub use update::{Update, update};
 use crate::config::ConfigError;
 use crate::grants::GrantError;
 use crate::guest::code::CodeError;
-use crate::image::ImageError;
 use crate::image::build::BuildError;
+use crate::image::{ImageError, LayerError};
 use crate::rootfs::RootfsError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -73,6 +79,12 @@ pub enum ContainerError {
     /// The image that is made of a container.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// What it has written.
+    #[error(transparent)]
+    Written(#[from] LayerError),
+    /// Files on their way in or out.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),

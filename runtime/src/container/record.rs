@@ -65,6 +65,9 @@ pub struct Record {
     pub auto_remove: bool,
     /// Whether its standard input is open.
     pub open_stdin: bool,
+    /// Whether its streams are a terminal.
+    #[serde(default)]
+    pub tty: bool,
     /// Whether it may start programs of its own tree.
     #[serde(default)]
     pub allow_spawn: bool,

@@ -45,6 +45,8 @@ pub struct Settings {
     pub auto_remove: bool,
     /// Whether its standard input is open.
     pub open_stdin: bool,
+    /// Whether its streams are a terminal.
+    pub tty: bool,
     /// Whether it may start programs of its own tree.
     pub allow_spawn: bool,
     /// How its requests are answered, if it is an HTTP service.

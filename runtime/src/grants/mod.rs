@@ -144,6 +144,8 @@ pub struct Grants {
     pub egress: Egress,
     /// Whether standard input is open.
     pub stdin: bool,
+    /// Whether its streams are a terminal.
+    pub terminal: bool,
     /// Whether it may start programs of its own tree.
     pub spawn: bool,
     /// How its requests are answered, if it is an HTTP service.
@@ -199,7 +201,7 @@ impl Grants {
         note(annotation::SPAWN, if self.spawn { "true".into() } else { String::new() });
         self.http.note(&mut note);
         let process = ProcessBuilder::default()
-            .terminal(false)
+            .terminal(self.terminal)
             .args(self.args.clone())
             .env(self.env.clone())
             .cwd(&self.cwd)
@@ -271,6 +273,7 @@ impl Grants {
             egress: Egress::parse(note(annotation::EGRESS).unwrap_or_default())
                 .map_err(unreadable(annotation::EGRESS))?,
             stdin: note(annotation::STDIN) == Some("true"),
+            terminal: process.terminal().unwrap_or(false),
             spawn: note(annotation::SPAWN) == Some("true"),
             http: Http::read(note)?,
             limits: Limits::read(spec)?,
@@ -348,6 +351,7 @@ mod tests {
             exposed: vec!["8000/tcp".parse().unwrap(), "53/udp".parse().unwrap()],
             egress: Egress::parse("*.example.com:443,10.0.0.0/8").unwrap(),
             stdin: true,
+            terminal: true,
             spawn: true,
             http: Http { access_log: true, ..Http::default() },
             limits: Limits { memory: Some(1 << 20), ..Limits::default() },
@@ -364,6 +368,7 @@ mod tests {
         let bare = Grants {
             root: RootGrant::Layers(vec![]),
             stdin: false,
+            terminal: false,
             spawn: false,
             exposed: vec![],
             published: vec![],

@@ -114,6 +114,14 @@ pub fn prepare(store: &Store, path: &Path) -> Result<Code, CodeError> {
     Ok(code)
 }
 
+/// The code of a digest (`sha256:` and 64 hex digits), if it is in the cache.
+#[must_use]
+pub fn cached(store: &Store, digest: &str) -> Option<Code> {
+    let hex = digest.strip_prefix("sha256:")?;
+    let is_digest = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_digest { Cache::open(store).get(digest) } else { None }
+}
+
 /// A Wasm file may have so many bytes when a guest names it.
 const MOST_WASM: u64 = 1 << 30;
 

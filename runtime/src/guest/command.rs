@@ -40,6 +40,9 @@ pub fn run(
     });
     let loader = surroundings.loader.as_ref().filter(|_| program.spawns());
     let processes = loader.map(|loader| Processes::new(&program.engine, surroundings, control, Arc::clone(loader)));
+    if let (Some(stdio), Some(processes)) = (&surroundings.stdio, &processes) {
+        control.keys(processes.keys(&stdio[0]));
+    }
     let ending = runtime.block_on(async {
         let guest = call(program, surroundings, control, processes.as_ref(), listeners, started);
         let killed = async {
@@ -86,7 +89,10 @@ async fn call(
 ) -> Ending {
     let result = match &program.code {
         Mapped::Module(module)
-            if processes.is_some() || !listeners.is_empty() || surroundings.grants.limits.open_files.is_some() =>
+            if processes.is_some()
+                || !listeners.is_empty()
+                || surroundings.grants.limits.open_files.is_some()
+                || surroundings.stdio.is_some() =>
         {
             call_with_descriptors(program, module, surroundings, control, processes, listeners, started).await
         }

@@ -68,7 +68,8 @@ pub const TIMED_OUT: u8 = 124;
 /// The exit code of a guest that was killed (128 + SIGKILL).
 pub const KILLED: u8 = 137;
 
-/// Compiled code, mapped into this process.
+/// Compiled code, mapped into this process. A clone is the same mapping.
+#[derive(Clone)]
 pub struct Program {
     engine: Engine,
     code: Mapped,
@@ -81,6 +82,7 @@ impl std::fmt::Debug for Program {
     }
 }
 
+#[derive(Clone)]
 enum Mapped {
     Module(Module),
     Component(Component),
@@ -209,6 +211,7 @@ struct ControlState {
     doors: OnceLock<Doors>,
     had_doors: OnceLock<bool>,
     hush: OnceLock<Hush>,
+    keys: OnceLock<Keys>,
     figures: OnceLock<Arc<Figures>>,
     refusals: OnceLock<Arc<Counting>>,
     used: OnceLock<(Arc<Account>, Arc<Traffic>)>,
@@ -232,6 +235,26 @@ impl std::fmt::Debug for Hush {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Hush")
     }
+}
+
+/// What a key at the guest's terminal does.
+struct Keys(Box<dyn Fn(u8) -> Pressed + Send + Sync>);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keys")
+    }
+}
+
+/// What became of a key at a guest's terminal that means a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pressed {
+    /// It has ended programs that the guest has started.
+    Taken,
+    /// The guest, which can start programs, waits for a line: at a shell's prompt the key only gives up the line.
+    AtPrompt,
+    /// It is for the guest itself.
+    Deadly,
 }
 
 struct EngineHandle(Engine);
@@ -259,7 +282,7 @@ impl Control {
     }
 
     /// Says how a command's doors are closed when it is asked to end in its own time.
-    fn doors(&self, close: impl Fn() -> bool + Send + Sync + 'static) {
+    pub(crate) fn doors(&self, close: impl Fn() -> bool + Send + Sync + 'static) {
         let _ = self.0.doors.set(Doors(Box::new(close)));
     }
 
@@ -267,6 +290,17 @@ impl Control {
     #[must_use]
     pub fn close_doors(&self) -> bool {
         *self.0.had_doors.get_or_init(|| self.0.doors.get().is_none_or(|doors| (doors.0)()))
+    }
+
+    /// Says what a key at the guest's terminal does.
+    fn keys(&self, press: impl Fn(u8) -> Pressed + Send + Sync + 'static) {
+        let _ = self.0.keys.set(Keys(Box::new(press)));
+    }
+
+    /// Presses a key at the guest's terminal that means this signal.
+    #[must_use]
+    pub fn press(&self, signal: u8) -> Pressed {
+        self.0.keys.get().map_or(Pressed::Deadly, |keys| (keys.0)(signal))
     }
 
     /// Says where the guest's requests are counted.

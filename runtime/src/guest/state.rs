@@ -2,7 +2,7 @@
 
 use super::account::{Account, Meter, Metered};
 use super::module::stream::Stream;
-use super::process::Loader;
+use super::process::{Lent, Loader};
 use super::stdio::{Channel, Input, Pipe};
 use crate::grants::Grants;
 use crate::network::View;
@@ -32,6 +32,8 @@ pub struct Surroundings {
     pub loader: Option<Arc<dyn Loader>>,
     /// What all instances of the container use together.
     pub account: Arc<Account>,
+    /// What programs of its tree are looked for in when they are not there.
+    pub lent: Option<Arc<Lent>>,
 }
 
 /// Standard input, output and error.

@@ -2,6 +2,7 @@
 //! instruction says another, and nothing of the machine or the moment gets in.
 
 use super::blobs::Hashing;
+use super::changed::Listed;
 use super::entry::{self, Node};
 use crate::store::StoreError;
 use flate2::Compression;
@@ -304,6 +305,25 @@ impl Plan {
         let entry = Entry { what, mode: mode & 0o7777, mtime, owner: self.owner };
         self.entries.insert(path.to_owned(), entry);
         Ok(())
+    }
+
+    /// Everything that the layer says, path by path, in their order; of a mark it is the path that it speaks of.
+    pub(super) fn listed(&self) -> impl Iterator<Item = (PathBuf, Listed)> {
+        self.entries.iter().map(|(path, entry)| {
+            let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+            match (&entry.what, name.strip_prefix(WHITEOUT.as_bytes())) {
+                (What::Gone, _) if name == OPAQUE_MARK.as_bytes() => {
+                    (path.parent().map_or_else(PathBuf::new, Path::to_owned), Listed::Emptied)
+                }
+                (What::Gone, Some(name)) => (path.with_file_name(OsStr::from_bytes(name)), Listed::Gone),
+                _ => (path.clone(), Listed::There),
+            }
+        })
+    }
+
+    /// Whether it brings something at this path.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.entries.contains_key(path)
     }
 
     /// Whom what is put here from now on belongs to, and not to 0.

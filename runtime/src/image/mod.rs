@@ -16,6 +16,7 @@
 //! entry       a path → the file it means in a stack of layer directories
 //! layer       files → a layer's blob, the same bytes each time
 //! upper       what an overlay's writable directory changed → such files, for RUN and commit
+//! changed     what a container has written → the paths that differ, as diff lists them
 //! copied      what was changed in a copy of all layers → such files, where there is no overlay
 //! export      the whole tree of a container → an archive
 //! build       a Dockerfile → an image
@@ -30,6 +31,7 @@ pub mod aliases;
 mod blobs;
 pub mod build;
 mod cache;
+mod changed;
 mod copied;
 pub mod entry;
 mod error;
@@ -57,6 +59,8 @@ pub use oci_spec::image::ImageConfiguration;
 
 pub(crate) use blobs::digest_of;
 pub use cache::Kept;
+pub use changed::Change;
+pub(crate) use changed::changed;
 pub use entry::find_in_layers;
 pub(crate) use entry::{directories_at, is_opaque};
 pub use error::ImageError;

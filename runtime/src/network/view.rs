@@ -387,6 +387,7 @@ mod tests {
             http: Http::default(),
             limits: Limits::default(),
             stdin: false,
+            terminal: false,
             spawn: false,
         }
     }

@@ -1,6 +1,8 @@
 //! The host process: the engine and the guests, behind the fences. Each container has a thread; the first thread takes
 //! the keeper's orders.
 
+mod exec;
+
 use super::asking::Asking;
 use super::deadlines::{Deadlines, timed_out};
 use super::fence::{self, Namespaces};
@@ -19,6 +21,7 @@ use crate::network::outside::Outside;
 use crate::network::reserve::Reservation;
 use crate::network::{Bound, Event, View};
 use crate::rootfs::Preopen;
+use exec::Rooms;
 use rustix::net::RecvFlags;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -37,6 +40,8 @@ pub(super) struct Launch {
     pub code: File,
     pub output: OwnedFd,
     pub input: Option<OwnedFd>,
+    /// The guest's end of its terminal, if it has one.
+    pub terminal: Option<OwnedFd>,
     pub reserved: Vec<Reservation>,
 }
 
@@ -64,6 +69,7 @@ pub(super) fn run(
     let mut running: HashMap<String, Control> = HashMap::new();
     let mut deadlines = Deadlines::default();
     let asking = Asking::new(&socket);
+    let rooms = Rooms::default();
     loop {
         while let Some((id, how)) = deadlines.pass(&socket) {
             if let Some(control) = running.get(&id).filter(|control| !control.has_ended()) {
@@ -75,11 +81,12 @@ pub(super) fn run(
             Ok(Some((Order::Begin, _))) => {
                 if let Some((launch, program)) = first.take() {
                     deadlines.add(&launch);
-                    start(launch, program, &asking, &mut running);
+                    start(launch, program, &asking, &rooms, &mut running);
                 }
             }
             Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
+            Ok(Some((Order::Exec(order), fds))) => rooms.take(order, fds, &asking),
             Ok(Some((Order::Rest, _))) => super::rest(),
             Ok(Some((Order::Count(id), _))) => {
                 let counted = running.get(&id).map(Control::counted).unwrap_or_default();
@@ -89,7 +96,7 @@ pub(super) fn run(
             Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
                 Ok((launch, program)) => {
                     deadlines.add(&launch);
-                    start(launch, program, &asking, &mut running);
+                    start(launch, program, &asking, &rooms, &mut running);
                 }
                 Err((id, message)) => report(&socket, &Report::Ended { id, ending: Ending::told(126, message) }),
             },
@@ -126,7 +133,7 @@ fn allow_many_files() {
 /// Closes every descriptor that is not the guest's business: the keeper's lock and pipes came along with the fork.
 fn keep_only(socket: &OwnedFd, launch: &Launch) {
     let mut kept = vec![socket.as_raw_fd(), launch.code.as_raw_fd(), launch.output.as_raw_fd()];
-    kept.extend(launch.input.as_ref().map(AsRawFd::as_raw_fd));
+    kept.extend(launch.input.iter().chain(&launch.terminal).map(AsRawFd::as_raw_fd));
     kept.extend(launch.reserved.iter().map(|r| r.socket().as_raw_fd()));
     kept.sort_unstable();
     // Standard error stays, for the last words of an engine that breaks down.
@@ -192,25 +199,33 @@ fn joined(order: wire::RunOrder, fds: Vec<OwnedFd>) -> Result<(Launch, wasmtime:
     let code = File::from(fds.next().ok_or_else(missing)?);
     let output = fds.next().ok_or_else(missing)?;
     let input = if grants.stdin { Some(fds.next().ok_or_else(missing)?) } else { None };
+    let terminal = if grants.terminal { Some(fds.next().ok_or_else(missing)?) } else { None };
     let reserved = reserved
         .into_iter()
         .zip(fds)
         .map(|((publish, address), socket)| Reservation::from_parts(publish, address, socket))
         .collect();
     let program = Program::copy(&code, description.clone(), grants.http.max_instances);
-    Ok((Launch { id, grants, preopens, description, code, output, input, reserved }, program))
+    Ok((Launch { id, grants, preopens, description, code, output, input, terminal, reserved }, program))
 }
 
-fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, running: &mut HashMap<String, Control>) {
+fn start(
+    launch: Launch,
+    program: wasmtime::Result<Program>,
+    asking: &Asking,
+    rooms: &Rooms,
+    running: &mut HashMap<String, Control>,
+) {
     let socket = asking.socket();
     let control = Control::default();
     let id = launch.id.clone();
     running.insert(id.clone(), control.clone());
-    let (reports, asking) = (Arc::clone(socket), asking.clone());
+    let (reports, asking, rooms) = (Arc::clone(socket), asking.clone(), rooms.clone());
     let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
         let id = launch.id.clone();
         let timeout = launch.grants.limits.timeout;
-        let mut ending = live(launch, program, &control, &asking);
+        let mut ending = live(launch, program, &control, &asking, &rooms);
+        rooms.close(&id);
         if let Some(timeout) = timeout.filter(|_| control.has_timed_out()) {
             ending = Ending::told(TIMED_OUT, timed_out(timeout));
         }
@@ -224,12 +239,18 @@ fn start(launch: Launch, program: wasmtime::Result<Program>, asking: &Asking, ru
     }
 }
 
-fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, asking: &Asking) -> Ending {
+fn live(
+    launch: Launch,
+    program: wasmtime::Result<Program>,
+    control: &Control,
+    asking: &Asking,
+    rooms: &Rooms,
+) -> Ending {
     let program = match program {
         Ok(program) => program,
         Err(e) => return Ending::told(126, format!("cannot map the compiled code: {e:#}")),
     };
-    let Launch { id, mut grants, preopens, output, input, reserved, .. } = launch;
+    let Launch { id, mut grants, preopens, output, input, terminal, reserved, .. } = launch;
     let output = Pipe::new(output);
     control.hush(output.closer());
     let diagnostics = output.clone();
@@ -248,7 +269,11 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
     let view = View::new(&grants, reserved, Arc::clone(&beyond) as Arc<dyn Outside>, tell);
     control.count_refusals(view.refusals());
     let loader = program.spawns().then_some(beyond as Arc<dyn Loader>);
-    let input = input.map(Input::new);
+    let (input, stdio) = match terminal.map(exec::at_terminal).transpose() {
+        Ok(Some((input, stdio))) => (Some(input), Some(stdio)),
+        Ok(None) => (input.map(Input::new), None),
+        Err(e) => return Ending::told(126, format!("cannot hand over the terminal: {e}")),
+    };
     let (mut listening, mut doors) = (Listening::new(), Doors::new());
     let is_service = program.kind().is_service();
     if is_service || program.takes_listeners() {
@@ -265,7 +290,8 @@ fn live(launch: Launch, program: wasmtime::Result<Program>, control: &Control, a
     let account = Account::new(&grants.limits);
     control.uses(&account, view.traffic());
     let surroundings =
-        Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio: None, loader, account });
+        Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio, loader, lent: None, account });
+    rooms.open(&id, &surroundings, control);
     let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });
     let mut ending = if is_service {
         let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();

@@ -1,8 +1,13 @@
 //! The keeper: the small side of a sandbox, which sees the host die and tells the truth about it.
 
+mod exec;
+mod streams;
+
 use super::asking::answers::{Answers, refuse_program};
 use super::log;
+use super::outputs::Outputs;
 use super::snapshot::{Exit, Phase, Snapshot};
+use super::terminal::{Recorder, Terminal};
 use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
 use crate::guest::{Counted, Ending, KILLED};
@@ -17,6 +22,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use streams::Streams;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
@@ -44,6 +50,8 @@ struct State {
     /// How many trees have been mounted after the first.
     mounted: usize,
     containers: HashMap<String, Kept>,
+    /// What is run inside them, by container and name.
+    execs: HashMap<(String, String), exec::Exec>,
 }
 
 #[derive(Debug)]
@@ -52,7 +60,11 @@ struct Kept {
     /// A container that has been asked to end at once ends with 137, however its host goes.
     killed: bool,
     waiting: Option<Entry>,
+    /// Which of the sandbox's trees is its own.
+    tree: usize,
     pump: Option<std::thread::JoinHandle<()>>,
+    /// Its streams from outside.
+    streams: Streams,
     /// What its sandbox may ask for it.
     answers: Answers,
     /// That its peers know it.
@@ -64,10 +76,10 @@ struct Kept {
 /// What is in the run directory of a container while it is paused.
 pub(crate) const PAUSED: &str = "paused";
 
-type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, log::To);
+type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, log::To, Option<Recorder>);
 
 /// What follows the output of a container that was sent over, and that its peers know it.
-type Sent = (std::thread::JoinHandle<()>, Option<peers::Registered>);
+type Sent = (std::thread::JoinHandle<()>, Option<peers::Registered>, Option<Recorder>);
 
 impl Keeper {
     pub(super) fn new(
@@ -75,8 +87,9 @@ impl Keeper {
         pid: i32,
         socket: OwnedFd,
         rootless: Option<bool>,
-        (id, bundle, program, answers, peers, output, to): FirstContainer,
+        (id, bundle, program, answers, peers, output, to, recorder): FirstContainer,
     ) -> Result<Self, SandboxError> {
+        let streams = Streams::new(to.attach.outputs(), recorder);
         let pid = Pid::from_raw(pid).ok_or(SandboxError::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(system("watch the host process"))?;
         let kept = Kept {
@@ -92,7 +105,9 @@ impl Keeper {
             },
             killed: false,
             waiting: None,
-            pump: Some(pump(output, bundle, to)?),
+            tree: 0,
+            pump: Some(pump(output, bundle, to, streams.outputs.clone())?),
+            streams,
             answers,
             peers,
             counted: (0, Counted::default()),
@@ -179,7 +194,9 @@ impl Keeper {
                 snapshot,
                 killed: false,
                 waiting: Some(entry),
+                tree: 0,
                 pump: None,
+                streams: Streams::default(),
                 answers,
                 peers: None,
                 counted: (0, Counted::default()),
@@ -199,13 +216,17 @@ impl Keeper {
         let Some(entry) = kept.waiting.take() else {
             return Err(SandboxError::Phase { id: id.to_owned(), phase, wanted: "started" });
         };
+        let outputs = kept.streams.outputs.clone();
         state.mounted += 1;
-        let sent = self.send_over(&entry, state.mounted);
+        let tree = state.mounted;
+        let sent = self.send_over(&entry, tree, outputs);
         let Some(kept) = state.containers.get_mut(id) else { return Err(SandboxError::NoContainer(id.to_owned())) };
         match sent {
-            Ok((pump, peers)) => {
+            Ok((pump, peers, recorder)) => {
                 kept.snapshot.phase = Phase::Starting;
+                kept.tree = tree;
                 kept.pump = Some(pump);
+                kept.streams.recorder = recorder;
                 kept.peers = peers;
                 Ok(())
             }
@@ -218,7 +239,7 @@ impl Keeper {
     }
 
     /// Mounts the tree of the sandbox's `n`th container and sends it over; what follows its output is returned.
-    fn send_over(&self, entry: &Entry, n: usize) -> Result<Sent, SandboxError> {
+    fn send_over(&self, entry: &Entry, n: usize, outputs: Outputs) -> Result<Sent, SandboxError> {
         let rootless = self.0.rootless.ok_or(SandboxError::NoRoom)?;
         let reserved = reserve(entry.grants.network, &entry.grants.published)?;
         let tree = mount_place(&trees(&self.0.place), n)?;
@@ -228,6 +249,8 @@ impl Keeper {
         let spec = entry.grants.to_spec().map_err(|e| system("describe the container")(std::io::Error::other(e)))?;
         let mut fds = vec![entry.code.file.as_fd(), writer.as_fd()];
         fds.extend(entry.input.as_ref().map(AsFd::as_fd));
+        let terminal = entry.grants.terminal.then(Terminal::open).transpose().map_err(system("make a terminal"))?;
+        fds.extend(terminal.as_ref().map(|(_, guest)| guest.as_fd()));
         fds.extend(reserved.iter().map(|r| r.socket().as_fd()));
         let order = Order::Run(Box::new(RunOrder {
             id: entry.id.clone(),
@@ -236,10 +259,12 @@ impl Keeper {
             description: entry.code.description.clone(),
             reserved: reserved.iter().map(|r| (r.publish, r.address)).collect(),
         }));
-        let pump = pump(output, entry.bundle.clone(), log::To { attach: entry.attach, log: entry.log })?;
+        let recorder = record(terminal.as_ref().map(|(ours, _)| ours), &writer)?;
+        let to = log::To { attach: entry.attach.clone(), log: entry.log };
+        let pump = pump(output, entry.bundle.clone(), to, outputs)?;
         let peers = join(&entry.id, &entry.bundle, &entry.grants, entry.network.as_deref())?;
         wire::send(self.0.socket.as_fd(), &order, &fds).map_err(system("hand the container to its sandbox"))?;
-        Ok((pump, peers))
+        Ok((pump, peers, recorder))
     }
 
     /// Whether one container at most lives in this sandbox.
@@ -365,6 +390,7 @@ impl Keeper {
             Phase::Created | Phase::Ended(_) => {
                 let snapshot = kept.snapshot.clone();
                 state.containers.remove(id);
+                state.execs.retain(|(container, _), _| container != id);
                 Ok(snapshot)
             }
             _ => Err(SandboxError::Phase { id: id.to_owned(), phase: "running", wanted: "deleted" }),
@@ -539,6 +565,7 @@ impl Keeper {
                     kept.counted = (kept.counted.0 + 1, counted);
                 }
             }
+            Report::Exec { id, exec, news } => self.exec_news(id, exec, news),
             Report::Ended { id, ending } => self.end(&id, ending),
         }
         self.bump();
@@ -546,16 +573,27 @@ impl Keeper {
 
     /// Records the end of a container, once its output is all in the log.
     fn end(&self, id: &str, ending: Ending) {
-        let pump = self.state().containers.get_mut(id).and_then(|kept| kept.pump.take());
+        let (pump, recorder) = match self.state().containers.get_mut(id) {
+            Some(kept) => (kept.pump.take(), kept.streams.recorder.take()),
+            None => (None, None),
+        };
+        if let Some(recorder) = recorder {
+            recorder.finish();
+        }
         if let Some(pump) = pump {
             let _ = pump.join();
         }
         if let Some(kept) = self.state().containers.get_mut(id) {
             let Ending { code, out_of_memory, message } = ending;
-            let code = if kept.killed { KILLED } else { code };
+            let code = match kept.streams.pressed {
+                _ if kept.killed => KILLED,
+                Some(signal) => 128_u8.saturating_add(signal),
+                None => code,
+            };
             kept.snapshot.phase = Phase::Ended(Exit { code, out_of_memory, at: jiff::Timestamp::now(), message });
             kept.peers = None;
         }
+        self.end_execs(id);
     }
 
     /// The socket's end is the host's death or just before it.
@@ -585,10 +623,21 @@ impl Keeper {
     }
 }
 
-fn pump(output: OwnedFd, bundle: PathBuf, to: log::To) -> Result<std::thread::JoinHandle<()>, SandboxError> {
+/// Writes down what is on a container's terminal, if it has one, as what it says by its output pipe.
+pub(super) fn record(terminal: Option<&Terminal>, output: &OwnedFd) -> Result<Option<Recorder>, SandboxError> {
+    let record = |terminal: &Terminal| terminal.record(output.try_clone()?);
+    terminal.map(record).transpose().map_err(system("start the terminal's thread"))
+}
+
+fn pump(
+    output: OwnedFd,
+    bundle: PathBuf,
+    to: log::To,
+    outputs: Outputs,
+) -> Result<std::thread::JoinHandle<()>, SandboxError> {
     std::thread::Builder::new()
         .name("log".into())
         .stack_size(128 << 10)
-        .spawn(move || log::pump(output, &bundle, to))
+        .spawn(move || log::pump(output, &bundle, &to, outputs))
         .map_err(system("start the log's thread"))
 }

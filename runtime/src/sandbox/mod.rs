@@ -6,19 +6,24 @@
 pub mod aside;
 mod asking;
 mod deadlines;
+pub mod exec;
 pub mod fence;
 mod host;
 mod keeper;
 pub mod log;
+pub mod outputs;
 mod seccomp;
 mod snapshot;
 mod stats;
+pub mod terminal;
 mod wire;
 
+pub use exec::{ExecError, ExecSpec, ExecStdio};
 pub use fence::{Fence, Fences};
 pub use keeper::Keeper;
 pub(crate) use keeper::PAUSED;
 pub use log::Attach;
+pub use outputs::Outputs;
 pub use snapshot::{Exit, Phase, Snapshot};
 pub use stats::Stats;
 
@@ -134,6 +139,9 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         .map_err(system("make the control socket"))?;
     let (output, writer) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
+    let terminal =
+        entry.grants.terminal.then(terminal::Terminal::open).transpose().map_err(system("make a terminal"))?;
+    let (ours_of_terminal, guests_end) = terminal.unzip();
     let Entry { id, bundle, grants, code, store, network, input, attach, log } = entry;
     let to = log::To { attach, log };
     let digest = code.digest;
@@ -146,6 +154,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         code: code.file,
         output: writer,
         input,
+        terminal: guests_end,
         reserved,
     };
     // SAFETY: this process has one thread, so the child may go on as its parent would.
@@ -166,10 +175,11 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
                 share_of_session(shares);
             }
             let peers = join(&id, &bundle, &launch.grants, network.as_deref())?;
+            let recorder = keeper::record(ours_of_terminal.as_ref(), &launch.output)?;
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
             let rootless = namespaces.map(|n| n.rootless).ok();
-            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, to))
+            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, to, recorder))
         }
     }
 }

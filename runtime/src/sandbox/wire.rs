@@ -1,5 +1,6 @@
 //! What keeper and host say to each other: JSON messages on a socket pair, one a packet, with descriptors beside them.
 
+use super::exec::{ExecNews, ExecOrder};
 use super::fence::Fences;
 use crate::grants::{Port, Protocol, Publish};
 use crate::guest::process::LoadError;
@@ -36,6 +37,8 @@ pub(super) enum Order {
     Answer { ticket: u64, answer: Answer },
     /// Say what has been counted of a container.
     Count(String),
+    /// Something about a program that is run inside a container.
+    Exec(ExecOrder),
     /// Give up what starting took: an idle sandbox needs little of the program's text.
     Rest,
 }
@@ -89,6 +92,8 @@ pub(super) enum Report {
     Listens { id: String, protocol: Protocol, port: u16, real: SocketAddr },
     /// What has been counted of a container.
     Counted { id: String, counted: Counted },
+    /// Something has happened to a program that is run inside a container.
+    Exec { id: String, exec: String, news: ExecNews },
     /// A guest has ended.
     Ended { id: String, ending: Ending },
 }

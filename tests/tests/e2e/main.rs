@@ -4,6 +4,8 @@
 //! the store as a whole has a fresh one.
 
 #[cfg(test)]
+mod attach;
+#[cfg(test)]
 mod attacks;
 #[cfg(test)]
 mod build;
@@ -14,6 +16,8 @@ mod build_run;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod copy;
+#[cfg(test)]
 mod dockerfile;
 #[cfg(test)]
 mod egress;
@@ -21,6 +25,8 @@ mod egress;
 mod events;
 #[cfg(test)]
 mod exchange;
+#[cfg(test)]
+mod exec;
 #[cfg(test)]
 mod fences;
 #[cfg(test)]

@@ -217,9 +217,12 @@ impl Descriptors {
     }
 }
 
-/// The standard streams of a container's first program.
+/// The standard streams of a program that no other one has started.
 #[must_use]
 pub fn first_stdio(surroundings: &Surroundings) -> Stdio {
+    if let Some(stdio) = &surroundings.stdio {
+        return stdio.clone();
+    }
     let input = surroundings.input.as_ref().map_or(Stream::Null, |i| Stream::Input(SharedInput::new(i)));
     let output = |channel| Stream::Output(surroundings.output.stream(channel));
     [input, output(Channel::Stdout), output(Channel::Stderr)]

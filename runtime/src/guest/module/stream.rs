@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures::FutureExt;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
@@ -31,6 +31,8 @@ pub enum Stream {
     Input(SharedInput),
     /// The container's standard output or error.
     Output(Output),
+    /// A descriptor that was handed over from outside, to write.
+    Handed(Arc<Handed>),
 }
 
 /// An open file with its one position.
@@ -48,9 +50,32 @@ pub struct OpenFile {
     pub write: bool,
 }
 
+/// A pipe or a terminal whose other end is not in the container.
+#[derive(Debug)]
+pub struct Handed {
+    /// The descriptor, which waits.
+    pub file: File,
+    /// Whether it is a terminal.
+    pub terminal: bool,
+}
+
+impl Handed {
+    /// Writes everything, waiting for room. Where the last reader is gone, it is as a pipe's.
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.file).write_all(bytes).map(|()| bytes.len()).map_err(|e| match Errno::from_io_error(&e) {
+            // A terminal that nobody looks at any more.
+            Some(Errno::IO) | None => Errno::PIPE.into(),
+            Some(_) => e,
+        })
+    }
+}
+
 /// The container's standard input, which one program at a time reads.
 #[derive(Clone)]
-pub struct SharedInput(Arc<tokio::sync::Mutex<InputState>>);
+pub struct SharedInput {
+    state: Arc<tokio::sync::Mutex<InputState>>,
+    terminal: bool,
+}
 
 struct InputState {
     source: Pin<Box<dyn AsyncRead + Send + Sync>>,
@@ -62,11 +87,18 @@ impl SharedInput {
     /// Takes the input for everybody.
     #[must_use]
     pub fn new(input: &Input) -> Self {
-        Self(Arc::new(tokio::sync::Mutex::new(InputState { source: input.async_stream().into(), ahead: None })))
+        let state = InputState { source: input.async_stream().into(), ahead: None };
+        Self { state: Arc::new(tokio::sync::Mutex::new(state)), terminal: false }
+    }
+
+    /// The same of a terminal.
+    #[must_use]
+    pub fn of_terminal(input: &Input) -> Self {
+        Self { terminal: true, ..Self::new(input) }
     }
 
     async fn read(&self, most: usize) -> io::Result<Vec<u8>> {
-        let mut input = self.0.lock().await;
+        let mut input = self.state.lock().await;
         match input.ahead.take() {
             None => {
                 let mut bytes = vec![0; most];
@@ -87,7 +119,7 @@ impl SharedInput {
 
     /// Waits until there is something to read, or the end.
     async fn ready(&self) {
-        let mut input = self.0.lock().await;
+        let mut input = self.state.lock().await;
         if input.ahead.is_none() {
             let mut bytes = vec![0; 4096];
             let read = input.source.read(&mut bytes).await;
@@ -120,7 +152,7 @@ impl Stream {
             Self::Reader(end) => Ok(end.read(most).await),
             Self::File(open) => open.read(most),
             Self::Input(input) => input.read(most).await,
-            Self::Writer(_) | Self::Output(_) => Err(Errno::BADF.into()),
+            Self::Writer(_) | Self::Output(_) | Self::Handed(_) => Err(Errno::BADF.into()),
         }
     }
 
@@ -144,6 +176,7 @@ impl Stream {
             }
             Self::File(open) => open.write(bytes),
             Self::Output(output) => output.write_all(bytes).map(|()| bytes.len()).map_err(|_| Errno::PIPE.into()),
+            Self::Handed(handed) => handed.write(bytes),
             Self::Reader(_) | Self::Input(_) => Err(Errno::BADF.into()),
         }
     }
@@ -161,6 +194,25 @@ impl Stream {
     pub async fn ready_to_write(&self) {
         if let Self::Writer(end) = self {
             end.ready().await;
+        }
+    }
+
+    /// What says whether somebody waits at this moment for what is read here. Holds on to nothing.
+    pub fn watch(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let input = match self {
+            Self::Input(input) => Arc::downgrade(&input.state),
+            _ => Weak::new(),
+        };
+        move || input.upgrade().is_some_and(|state| state.try_lock().is_err())
+    }
+
+    /// Whether somebody sits at its other end.
+    #[must_use]
+    pub fn at_terminal(&self) -> bool {
+        match self {
+            Self::Input(input) => input.terminal,
+            Self::Handed(handed) => handed.terminal,
+            _ => false,
         }
     }
 
@@ -205,7 +257,7 @@ impl OpenFile {
 
 impl IsTerminal for Stream {
     fn is_terminal(&self) -> bool {
-        false
+        self.at_terminal()
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) const APPEND: i32 = 1;
 pub(super) const NONBLOCK: i32 = 4;
 // `filetype` (typenames.witx).
 const UNKNOWN: u8 = 0;
+const CHARACTER_DEVICE: u8 = 2;
 const REGULAR_FILE: u8 = 4;
 const SOCKET_STREAM: u8 = 6;
 // `rights`: those that are asked after.
@@ -317,10 +318,15 @@ fn stream_fdstat(stream: &Stream) -> (u8, i32, u64) {
             let rights = if open.read { FD_READ } else { 0 } | if open.write { FD_WRITE } else { 0 } | FD_SEEK;
             (REGULAR_FILE, if open.append { APPEND } else { 0 }, rights)
         }
+        // By its type, and that it has no position, a C library knows a terminal.
         Stream::Null => (UNKNOWN, 0, FD_READ | FD_WRITE),
-        Stream::Reader(_) | Stream::Input(_) => (UNKNOWN, 0, FD_READ),
-        Stream::Writer(_) | Stream::Output(_) => (UNKNOWN, 0, FD_WRITE),
+        Stream::Reader(_) | Stream::Input(_) => (kind_of(stream), 0, FD_READ),
+        Stream::Writer(_) | Stream::Output(_) | Stream::Handed(_) => (kind_of(stream), 0, FD_WRITE),
     }
+}
+
+fn kind_of(stream: &Stream) -> u8 {
+    if stream.at_terminal() { CHARACTER_DEVICE } else { UNKNOWN }
 }
 
 /// `filestat`: device, inode, type, links, size and three times (64 bytes).
@@ -330,7 +336,10 @@ fn filestat(ours: &Ours) -> std::io::Result<[u8; 64]> {
         bytes[16] = SOCKET_STREAM;
         return Ok(bytes);
     };
-    let Some(open) = stream.open_file() else { return Ok(bytes) };
+    let Some(open) = stream.open_file() else {
+        bytes[16] = kind_of(stream);
+        return Ok(bytes);
+    };
     let meta = open.file.metadata()?;
     let time = |seconds: i64, nanos: i64| (seconds * 1_000_000_000 + nanos).cast_unsigned();
     let is_file = FileType::from_raw_mode(meta.mode()) == FileType::RegularFile;

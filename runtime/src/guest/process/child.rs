@@ -51,6 +51,7 @@ pub(super) fn start(
         stdio: Some(stdio),
         loader: None,
         account: Arc::clone(&ours.account),
+        lent: None,
     });
     let (processes, loaded) = (processes.clone(), Arc::clone(loaded));
     let live = move || {

@@ -41,7 +41,27 @@ pub fn find(preopens: &[Preopen], cwd: &str, path: &str, args: Vec<String>) -> R
     Err(Errno::LOOP)
 }
 
+/// Whether there is anything at the absolute path.
+pub fn exists(preopens: &[Preopen], path: &str) -> bool {
+    open_at(preopens, "/", path, OFlags::PATH).is_ok()
+}
+
+/// Whether there is a directory at the absolute path.
+pub fn is_directory(preopens: &[Preopen], path: &str) -> bool {
+    open_at(preopens, "/", path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
+}
+
 fn open(preopens: &[Preopen], cwd: &str, path: &str) -> Result<File, Errno> {
+    // What is masked need not be a file, and to open a FIFO would be to wait.
+    let file = open_at(preopens, cwd, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let meta = file.metadata().map_err(|_| Errno::IO)?;
+    let is_file = FileType::from_raw_mode(meta.mode()) == FileType::RegularFile;
+    // WASI has no way to set the bit that says "may be executed", so it is not asked for. A file that nobody may even
+    // read is no program, though root could open it.
+    if is_file && meta.mode() & 0o555 != 0 { Ok(file) } else { Err(Errno::ACCESS) }
+}
+
+fn open_at(preopens: &[Preopen], cwd: &str, path: &str, flags: OFlags) -> Result<File, Errno> {
     if path.is_empty() {
         return Err(Errno::NOENT);
     }
@@ -60,14 +80,7 @@ fn open(preopens: &[Preopen], cwd: &str, path: &str) -> Result<File, Errno> {
     let root = rustix::fs::openat(CWD, &preopen.host, directory, Mode::empty())?;
     let beneath = if beneath.as_os_str().is_empty() { Path::new(".") } else { beneath };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    // What is masked need not be a file, and to open a FIFO would be to wait.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat2(&root, beneath, flags, Mode::empty(), resolve)?);
-    let meta = file.metadata().map_err(|_| Errno::IO)?;
-    let is_file = FileType::from_raw_mode(meta.mode()) == FileType::RegularFile;
-    // WASI has no way to set the bit that says "may be executed", so it is not asked for. A file that nobody may even
-    // read is no program, though root could open it.
-    if is_file && meta.mode() & 0o555 != 0 { Ok(file) } else { Err(Errno::ACCESS) }
+    Ok(File::from(rustix::fs::openat2(&root, beneath, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 
 mod abi;
 mod child;
-mod find;
+pub(crate) mod find;
 pub mod pipe;
 #[cfg(test)]
 mod tests;
@@ -21,13 +21,15 @@ mod tests;
 use super::module::stream::Stream;
 use super::module::{self, ModuleState};
 use super::state::Surroundings;
-use super::{Control, Description, Program, Stop};
+use super::{Control, Description, Pressed, Program, Stop};
 use crate::guest::stdio::Channel;
+use crate::rootfs::normalize;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -46,6 +48,8 @@ const MOST_PROGRAMS: usize = 64;
 pub const FIRST: u32 = 1;
 /// What ends a process by itself: SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGKILL, SIGPIPE, SIGALRM, SIGTERM (signal(7)).
 const DEADLY: [u8; 8] = [1, 2, 3, 6, 9, 13, 14, 15];
+/// SIGINT.
+const INTERRUPT: u8 = 2;
 /// How long the first guest's end waits for the others'.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -70,6 +74,26 @@ pub type Loading = Pin<Box<dyn Future<Output = Result<(File, Description), LoadE
 pub trait Loader: std::fmt::Debug + Send + Sync {
     /// The code of `wasm`, compiled if need be. Never what the guest says is code.
     fn load(&self, wasm: File) -> Loading;
+}
+
+/// A program that stands in for those which a container's tree does not have.
+pub struct Lent {
+    paths: BTreeSet<PathBuf>,
+    program: Arc<child::Loaded>,
+}
+
+impl Lent {
+    /// One program for all of these paths of the container; by its first argument it is told which one is meant.
+    #[must_use]
+    pub fn new(program: Program, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self { paths: paths.into_iter().collect(), program: Arc::new(child::Loaded::new(program)) }
+    }
+}
+
+impl std::fmt::Debug for Lent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lent").field("paths", &self.paths.len()).finish_non_exhaustive()
+    }
 }
 
 /// What a process is to be made of.
@@ -253,7 +277,10 @@ impl Processes {
     /// The program that a request names, ready to be started, and its arguments.
     async fn program(&self, request: &Request) -> Result<(Arc<child::Loaded>, Vec<String>), Errno> {
         let preopens = &self.0.surroundings.preopens;
-        let found = find::find(preopens, &request.cwd, &request.path, request.args.clone())?;
+        let found = match find::find(preopens, &request.cwd, &request.path, request.args.clone()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return self.lent(request).ok_or(Errno::NOENT),
+            found => found?,
+        };
         let id = FileId::of(&found.file.metadata().map_err(|_| Errno::IO)?);
         let known = self.0.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
         if let Some(loaded) = known {
@@ -273,6 +300,13 @@ impl Processes {
         }
         programs.insert(id, Arc::clone(&loaded));
         Ok((loaded, found.args))
+    }
+
+    /// What is not in the container's tree, of what was lent to it.
+    fn lent(&self, request: &Request) -> Option<(Arc<child::Loaded>, Vec<String>)> {
+        let lent = self.0.surroundings.lent.as_ref()?;
+        let path = normalize(&Path::new(&request.cwd).join(&request.path).to_string_lossy());
+        lent.paths.contains(&path).then(|| (Arc::clone(&lent.program), request.args.clone()))
     }
 
     fn not_loaded(&self, request: &Request, error: &LoadError) -> Errno {
@@ -337,6 +371,28 @@ impl Processes {
             process.control.stop(Stop::AtOnce);
         }
         Ok(())
+    }
+
+    /// What a key at the terminal does that means a signal: it ends everything that the first program has started. Holds
+    /// on to nothing.
+    pub fn keys(&self, input: &Stream) -> impl Fn(u8) -> Pressed + Send + Sync + use<> {
+        let (inner, input) = (Arc::downgrade(&self.0), input.watch());
+        move |signal| {
+            let Some(processes) = inner.upgrade().map(Self) else { return Pressed::Deadly };
+            let children: Vec<u32> = {
+                let state = processes.state();
+                let lives = |(id, process): &(&u32, &Process)| **id != FIRST && process.code.is_none();
+                state.all.iter().filter(lives).map(|(id, _)| *id).collect()
+            };
+            for child in &children {
+                let _ = processes.kill(*child, signal);
+            }
+            match children.is_empty() {
+                false => Pressed::Taken,
+                true if signal == INTERRUPT && input() => Pressed::AtPrompt,
+                true => Pressed::Deadly,
+            }
+        }
     }
 
     /// Writes down how a process ended, for its parent if that lives. Its own children go on without one.

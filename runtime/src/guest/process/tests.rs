@@ -21,7 +21,7 @@ struct Place {
 #[derive(Debug)]
 struct Compiler(PathBuf);
 
-fn code_of(dir: &std::path::Path, wasm: &[u8]) -> Result<(File, Description), LoadError> {
+fn code_of(dir: &Path, wasm: &[u8]) -> Result<(File, Description), LoadError> {
     let refused = |e: String| LoadError::Refused(e);
     let compiler = engine(Purpose::Compile(Target::General)).unwrap();
     let module = Module::new(&compiler, wasm).map_err(|e| refused(e.to_string()))?;
@@ -74,6 +74,7 @@ impl Place {
             exposed: vec![],
             egress: Egress::default(),
             stdin: false,
+            terminal: false,
             spawn,
             http: crate::grants::Http::default(),
             limits: crate::grants::Limits::default(),
@@ -91,6 +92,7 @@ impl Place {
             stdio: None,
             loader: Some(Arc::new(Compiler(self.dir.clone()))),
             account: Arc::default(),
+            lent: None,
         });
         let ending = command::run(&program, &surroundings, &Control::default(), vec![], || {});
         drop(surroundings);

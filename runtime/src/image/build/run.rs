@@ -219,6 +219,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         exposed: vec![],
         egress: ground.egress.clone(),
         stdin: false,
+        terminal: false,
         spawn: true,
         http: grants::Http::default(),
         limits: grants::Limits::default(),

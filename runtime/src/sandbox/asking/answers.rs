@@ -35,6 +35,11 @@ impl Answers {
         Self { programs: store.map(Compiling::new), egress, network, asking: Arc::default() }
     }
 
+    /// Lets it start programs from now on: what is run inside a container may.
+    pub(in crate::sandbox) fn allow_programs(&mut self, store: &Store) {
+        self.programs.get_or_insert_with(|| Compiling::new(store.clone()));
+    }
+
     /// Answers a question, in a thread of its own where that takes a while.
     pub(in crate::sandbox) fn answer(&self, socket: OwnedFd, ticket: u64, question: Question, fds: Vec<OwnedFd>) {
         match question {

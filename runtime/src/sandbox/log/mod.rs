@@ -13,6 +13,7 @@ mod file;
 pub use config::{Config, Driver, NoDriver};
 pub use file::{parse, rotated};
 
+use super::outputs::Outputs;
 use crate::guest::stdio::{Channel, HEAD};
 use file::{LogFile, record};
 use serde::{Deserialize, Serialize};
@@ -39,16 +40,32 @@ pub struct Line<'a> {
 const LONGEST: usize = 16 << 10;
 
 /// Where a container's output goes besides its log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Attach {
     /// Nowhere.
     Detached,
     /// To this process's own standard output and error.
     Terminal,
+    /// To these from the beginning.
+    Viewers(Outputs),
+}
+
+impl Attach {
+    /// Those who look at the output; more may come.
+    pub(super) fn outputs(&self) -> Outputs {
+        match self {
+            Self::Viewers(outputs) => outputs.clone(),
+            Self::Detached | Self::Terminal => Outputs::default(),
+        }
+    }
+
+    fn is_terminal(&self) -> bool {
+        matches!(self, Self::Terminal)
+    }
 }
 
 /// Where a container's output goes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct To {
     pub attach: Attach,
     pub log: Config,
@@ -66,10 +83,11 @@ pub fn diagnostics_place(bundle: &Path) -> PathBuf {
     bundle.join("diagnostics.log")
 }
 
-/// Moves everything from the pipe to the log, and to the terminal if wanted, until the other side is closed.
-pub(super) fn pump(pipe: OwnedFd, bundle: &Path, to: To) {
+/// Moves everything from the pipe to the log, to those who look, and to the terminal if wanted, until the other side is
+/// closed.
+pub(super) fn pump(pipe: OwnedFd, bundle: &Path, to: &To, outputs: Outputs) {
     let mut pipe = File::from(pipe);
-    let mut sink = Sink::new(bundle, to);
+    let mut sink = Sink::new(bundle, to, outputs);
     let mut buffer = vec![0u8; 64 << 10];
     let mut pending = Vec::new();
     loop {
@@ -105,18 +123,21 @@ struct Sink<'a> {
     log: LogFile,
     unwritten: Vec<u8>,
     bundle: &'a Path,
-    attach: Attach,
     driver: Driver,
+    /// Whether this process's own streams are the container's too.
+    terminal: bool,
+    outputs: Outputs,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     told: bool,
 }
 
 impl<'a> Sink<'a> {
-    fn new(bundle: &'a Path, To { attach, log }: To) -> Self {
+    fn new(bundle: &'a Path, to: &To, outputs: Outputs) -> Self {
         let (unwritten, stdout, stderr) = (Vec::new(), Vec::new(), Vec::new());
-        let (driver, log) = (log.driver, LogFile::new(place(bundle), log));
-        Self { log, unwritten, bundle, attach, driver, stdout, stderr, told: false }
+        let (driver, log) = (to.log.driver, LogFile::new(place(bundle), to.log));
+        let terminal = to.attach.is_terminal();
+        Self { log, unwritten, bundle, driver, terminal, outputs, stdout, stderr, told: false }
     }
 
     /// Takes every whole frame and says how many bytes they were.
@@ -143,7 +164,8 @@ impl<'a> Sink<'a> {
     }
 
     fn output(&mut self, channel: Channel, body: &[u8], out: &mut Vec<u8>) {
-        if self.attach == Attach::Terminal {
+        self.outputs.write(channel, body);
+        if self.terminal {
             // A terminal that is gone does not end the container; its log goes on.
             let _ = match channel {
                 Channel::Stdout => io::stdout().lock().write_all(body).and_then(|()| io::stdout().lock().flush()),
@@ -165,8 +187,12 @@ impl<'a> Sink<'a> {
 
     /// The first one is told on the terminal too: a denial that nobody sees looks like a broken program.
     fn diagnostic(&mut self, body: &[u8]) {
-        if self.attach == Attach::Terminal && !self.told {
-            let _ = io::stderr().lock().write_all(&[b"sampan: ", body].concat());
+        if !self.told {
+            let line = [b"sampan: ", body].concat();
+            self.outputs.tell(&line);
+            if self.terminal {
+                let _ = io::stderr().lock().write_all(&line);
+            }
         }
         self.told = true;
         self.note(body);
@@ -196,7 +222,7 @@ impl<'a> Sink<'a> {
         }
         self.unwritten = out;
         // Of a foreground container that ended before it was written down, nobody can ask for the log.
-        let unknown = || self.attach == Attach::Terminal && !self.bundle.join("record.json").exists();
+        let unknown = || self.terminal && !self.bundle.join("record.json").exists();
         if !self.unwritten.is_empty() && (self.log.is_open() || !unknown()) {
             self.write_out();
         }
@@ -221,7 +247,7 @@ mod tests {
         pipe.write(Channel::Stdout, b"o\nend").unwrap();
         pipe.write(Channel::Diagnostic, b"bind denied\n").unwrap();
         drop(pipe);
-        pump(reader, &dir, TO);
+        pump(reader, &dir, &TO, Outputs::default());
         let text = std::fs::read_to_string(place(&dir)).unwrap();
         let lines: Vec<Line<'_>> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let pairs: Vec<_> = lines.iter().map(|l| (&*l.stream, &*l.log)).collect();
@@ -233,7 +259,7 @@ mod tests {
     #[test]
     fn a_frame_may_arrive_in_pieces() {
         let dir = crate::store::files::tests::temp_dir();
-        let mut sink = Sink::new(&dir, TO);
+        let mut sink = Sink::new(&dir, &TO, Outputs::default());
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab"), 0);
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab\n\x02"), 8);
         std::fs::remove_dir_all(dir).unwrap();

@@ -1,6 +1,7 @@
 //! `test` and `[`, for the shell and as programs.
 
 use std::fs::{File, Metadata};
+use std::io::IsTerminal;
 use std::path::Path;
 
 pub fn test(args: &[String], _: &mut Vec<u8>) -> Result<i32, String> {
@@ -126,8 +127,14 @@ fn unary(operator: &str, operand: &str) -> Result<bool, String> {
         // WASI does not tell what may be executed; whether it can is seen when it is.
         "-x" => meta().is_some(),
         "-c" => null,
-        // There is no terminal, and these kinds do not exist.
-        "-t" | "-b" | "-p" | "-S" | "-g" | "-u" | "-k" => false,
+        "-t" => match operand {
+            "0" => std::io::stdin().is_terminal(),
+            "1" => std::io::stdout().is_terminal(),
+            "2" => std::io::stderr().is_terminal(),
+            _ => false,
+        },
+        // These kinds do not exist.
+        "-b" | "-p" | "-S" | "-g" | "-u" | "-k" => false,
         other => return Err(format!("{other}: unknown operand")),
     })
 }

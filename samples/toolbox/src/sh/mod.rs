@@ -32,6 +32,7 @@ use redirect::{Fds, Handle};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::IsTerminal;
 use std::rc::Rc;
 
 /// What ends the running of commands before they are done.
@@ -90,6 +91,10 @@ pub struct Shell {
     locals: Vec<HashMap<String, Option<Variable>>>,
     /// Whether the text comes from a file, so that errors have a line.
     script: bool,
+    /// Whether somebody types it at a terminal: there is a prompt, and an error ends the line and not the shell.
+    interactive: bool,
+    /// Whether an error is what ends the shell.
+    fatally: bool,
     line: usize,
     /// The place of an option within its argument, for getopts.
     option_at: usize,
@@ -137,7 +142,7 @@ pub fn main(args: &[String]) -> i32 {
             let known = match letter {
                 'c' => set(&mut command, on),
                 's' => set(&mut stdin, on),
-                // Nobody is there to be interactive with, and no profile to be read at login.
+                // That somebody types is seen by itself, and no profile is read at login.
                 'i' | 'l' => true,
                 'o' => rest.next().is_some_and(|name| shell.options.set_by_name(name, on)),
                 letter => shell.options.set(letter, on),
@@ -175,6 +180,7 @@ pub fn main(args: &[String]) -> i32 {
         }
     } else {
         shell.positional = rest;
+        shell.interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
         shell.run_input()
     };
     let _ = outcome;
@@ -256,6 +262,8 @@ impl Shell {
             sourced: 0,
             locals: Vec::new(),
             script: false,
+            interactive: false,
+            fatally: false,
             line: 0,
             option_at: 0,
             substituted: 0,
@@ -317,6 +325,7 @@ impl Shell {
     fn run_input(&mut self) -> Run<()> {
         let (mut text, mut line, mut ended) = (String::new(), 1, false);
         while !ended {
+            self.prompt(!text.is_empty());
             let mut bytes = Vec::new();
             ended = !self.fds.get(0).read_line(&mut bytes).unwrap_or(false);
             text.push_str(&String::from_utf8_lossy(&bytes));
@@ -328,6 +337,13 @@ impl Shell {
                     Ok(Some(list)) => lists.push(list),
                     Ok(None) => break,
                     Err(ParseError::Incomplete(_)) if !ended => {
+                        lists.clear();
+                        break;
+                    }
+                    Err(error) if self.interactive && !ended => {
+                        self.complain(&error.words());
+                        self.state.status = 2;
+                        text.clear();
                         lists.clear();
                         break;
                     }
@@ -346,10 +362,34 @@ impl Shell {
             line += text.matches('\n').count();
             text.clear();
             for list in lists {
-                self.list(&list)?;
+                match self.list(&list) {
+                    Err(_) if self.interactive && std::mem::take(&mut self.fatally) => break,
+                    Err(Flow::Exit) => return Err(Flow::Exit),
+                    Err(_) if self.interactive => break,
+                    done => done?,
+                }
             }
         }
+        if self.interactive {
+            let _ = self.fds.get(2).write_all(b"\n");
+        }
         Ok(())
+    }
+
+    /// Asks for a line, or for more of one, whoever types at a terminal.
+    fn prompt(&self, more: bool) {
+        if !self.interactive {
+            return;
+        }
+        let asked = match (more, self.get("PS1"), self.get("PS2")) {
+            (true, _, words) => words.unwrap_or_else(|| "> ".to_owned()),
+            (false, Some(words), _) => words,
+            (false, None, _) => {
+                let dir = std::env::current_dir().unwrap_or_default();
+                format!("{} # ", dir.display())
+            }
+        };
+        let _ = self.fds.get(2).write_all(asked.as_bytes());
     }
 
     /// The output of a script, without the newlines at its end.
@@ -380,6 +420,7 @@ impl Shell {
     pub fn fatal(&mut self, words: &str) -> Flow {
         self.complain(words);
         self.state.status = 2;
+        self.fatally = true;
         Flow::Exit
     }
 }
