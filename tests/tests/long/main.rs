@@ -5,4 +5,6 @@ mod calls;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod load;
+#[cfg(test)]
 mod many;

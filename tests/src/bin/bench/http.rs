@@ -1,8 +1,8 @@
 //! Requests: `sampan` beside `wasmtime serve`, the same component, side by side in one run, with hyper alone as the
 //! ceiling. Each server has the first processor to itself and wrk the second.
 //!
-//! What a large guest itself takes is what it takes in an instance that is used again, less what a small guest takes so:
-//! that is the server's. The rest of a fresh instance's time is what the server adds.
+//! How much of a large guest's time is its own, `perf` tells: the part of the samples that lie in compiled code. The rest is
+//! what the server adds.
 //!
 //! `make bench`, or `bench http [SECONDS]` for this table alone.
 
@@ -43,9 +43,6 @@ struct Seen {
     p99: f64,
 }
 
-/// Processor time of a request in the two servers, ours and wasmtime's, in microseconds.
-type Pair = Option<(f64, f64)>;
-
 /// The tables: fresh instances, instances that are used again, 1,000 connections, WASI 0.3, and a large guest.
 pub fn http(bench: &Bench, seconds: u32) -> Result<()> {
     let missing: Vec<&str> = ["wrk", "taskset"].into_iter().filter(|tool| which(tool).is_none()).collect();
@@ -67,7 +64,6 @@ pub fn http(bench: &Bench, seconds: u32) -> Result<()> {
         "wasmtime serve, 1,000 requests an instance",
         &["--max-instance-reuse-count", "1000"][..],
     );
-    let (mut small, mut large_fresh, mut large_reused): (Pair, Pair, Pair) = (None, None, None);
     for (title, sample, path, connections, kind) in [
         ("a fresh instance for each request, 32 connections", "hello-http", "/", 32, fresh),
         ("instances used 1,000 times, 32 connections", "hello-http", "/", 32, reused),
@@ -87,26 +83,13 @@ pub fn http(bench: &Bench, seconds: u32) -> Result<()> {
         let mut servers = start(bench, sample, kind)?;
         let measured = measure(&mut servers, path, connections, seconds);
         print(&servers);
-        match (sample, kind == fresh) {
-            ("hello-http", false) => small = pair(&servers),
-            (LARGE, true) => large_fresh = pair(&servers),
-            (LARGE, false) => large_reused = pair(&servers),
-            _ => {}
+        if sample == LARGE {
+            print_own(&servers, path)?;
         }
         for server in servers {
             server.end(bench)?;
         }
         measured?;
-    }
-    if let (Some(small), Some(fresh), Some(reused)) = (small, large_fresh, large_reused) {
-        // The guest is the same in both; the smaller figure has less of the server in it.
-        let own = (reused.0 - small.0).min(reused.1 - small.1);
-        let (ours, theirs) = (fresh.0 - own, fresh.1 - own);
-        println!(
-            "\nOf the large guest's fresh instance, in µs of processor time: {own:.0} are the guest's own; sampan adds \
-             {ours:.0}, wasmtime serve {theirs:.0} ({:.2} ×).",
-            ours / theirs
-        );
     }
     Ok(())
 }
@@ -165,9 +148,18 @@ fn measure(servers: &mut [Server], path: &str, connections: u32, seconds: u32) -
     Ok(())
 }
 
-fn pair(servers: &[Server]) -> Pair {
-    let of = |name: &str| servers.iter().find(|s| s.name.starts_with(name)).map(|s| s.median(|seen| seen.cpu));
-    Some((of("sampan")?, of("wasmtime")?))
+/// How much of a request's time is the guest's own, and how much the server adds.
+fn print_own(servers: &[Server], path: &str) -> Result<()> {
+    if which("perf").is_none() {
+        println!("\n(how much of it is the guest's own is left out: it takes perf)");
+        return Ok(());
+    }
+    println!("\n| server | the guest's own µs | what the server adds |\n| --- | --- | --- |");
+    for server in servers.iter().filter(|server| server.name != "hyper alone") {
+        let (cpu, share) = (server.median(|seen| seen.cpu), server.guests_share(path)?);
+        println!("| {} | {:.0} | {:.0} |", server.name, cpu * share, cpu * (1.0 - share));
+    }
+    Ok(())
 }
 
 fn print(servers: &[Server]) {
@@ -218,6 +210,30 @@ impl Server {
             p50: milliseconds(&field("50%", 1)?)?,
             p99: milliseconds(&field("99%", 1)?)?,
         })
+    }
+
+    /// The part of its processor time under load that it spends in the guest's code: in a file of ours, or where an engine
+    /// that compiles has put it.
+    fn guests_share(&self, path: &str) -> Result<f64> {
+        let data = std::env::temp_dir().join(format!("sampan-bench-{}.perf", std::process::id()));
+        let load = Command::new("taskset")
+            .args(["-c", "1", "wrk", "-t1", "-c32", "-d3s", &format!("http://{}{path}", self.address)])
+            .stdout(Stdio::null())
+            .spawn();
+        let record = Command::new("perf")
+            .args(["record", "-q", "-F", "1500", "-p", &self.pid.to_string(), "-o"])
+            .arg(&data)
+            .args(["--", "sleep", "2"])
+            .status();
+        load?.wait()?;
+        ensure!(record?.success(), "perf record failed");
+        let report =
+            Command::new("perf").args(["report", "--no-children", "--sort", "dso", "-i"]).arg(&data).output()?;
+        let _ = std::fs::remove_file(data);
+        let text = String::from_utf8_lossy(&report.stdout);
+        let of_guest = text.lines().filter(|line| line.contains(".cwasm") || line.contains("[JIT]"));
+        let parts = of_guest.filter_map(|line| line.split_whitespace().next()?.strip_suffix('%')?.parse::<f64>().ok());
+        Ok(parts.sum::<f64>() / 100.0)
     }
 
     /// Processor time of all its threads, in user mode and in the kernel (proc_pid_stat(5), fields 14 and 15).
