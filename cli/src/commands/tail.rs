@@ -1,11 +1,12 @@
 //! Reading a file that grows line by line, and is renamed when it has grown enough.
 
+use sampan_runtime::sandbox::log::rotated;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub const BLOCK: usize = 64 << 10;
 
@@ -44,23 +45,36 @@ impl Tail {
                 self.file = Some(next);
                 continue;
             }
-            // Looked at once more when it was seen to be replaced: until then it was written to.
-            match open(&self.path)? {
-                Some(next) if !is_same(file, &next)? => {
-                    let flow = read_lines(file, &mut self.pending, &mut take)?;
-                    if flow.is_break() {
-                        return Ok(flow);
-                    }
-                    self.file = Some(next);
-                }
-                _ => return Ok(ControlFlow::Continue(())),
+            let Some(later) = later(&self.path, file)? else { return Ok(ControlFlow::Continue(())) };
+            // Once more: until it was seen to be put aside it was written to.
+            let flow = read_lines(file, &mut self.pending, &mut take)?;
+            if flow.is_break() {
+                return Ok(flow);
             }
+            self.first = later.into();
+            self.file = self.first.pop_front();
         }
     }
 }
 
+/// The files that have come after one of a log's, in their order; `None` when it is still the newest. Of one that is
+/// gone altogether, all that are there have come after it.
+fn later(path: &Path, file: &File) -> io::Result<Option<Vec<File>>> {
+    // The newest first: what is put aside meanwhile is then found twice, not missed.
+    let mut later: Vec<File> = Vec::new();
+    for path in std::iter::once(path.to_owned()).chain(rotated(path)) {
+        match open(&path)? {
+            Some(known) if is_same(file, &known)? => break,
+            Some(new) if !is_among(&new, &later)? => later.push(new),
+            _ => {}
+        }
+    }
+    later.reverse();
+    Ok((!later.is_empty()).then_some(later))
+}
+
 /// Opens a file, if it is there.
-pub fn open(path: &std::path::Path) -> io::Result<Option<File>> {
+pub fn open(path: &Path) -> io::Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -139,14 +153,18 @@ mod tests {
         write("one\ntw");
         assert_eq!(read(&mut tail), "one\n");
         write("o\nthree\n");
-        let older = path.with_extension("1");
-        std::fs::rename(&path, &older).unwrap();
+        let older = |n: u32| PathBuf::from(format!("{}.{n}", path.display()));
+        // Twice before it is read again.
+        std::fs::rename(&path, older(1)).unwrap();
         write("four\n");
-        assert_eq!(read(&mut tail), "two\nthree\nfour\n");
-        let mut both = Tail::new(path.clone(), [File::open(&older).unwrap(), File::open(&path).unwrap()]);
-        assert_eq!(read(&mut both), "one\ntwo\nthree\nfour\n");
+        std::fs::rename(older(1), older(2)).unwrap();
+        std::fs::rename(&path, older(1)).unwrap();
+        write("five\n");
+        assert_eq!(read(&mut tail), "two\nthree\nfour\nfive\n");
+        let mut both = Tail::new(path.clone(), [File::open(older(2)).unwrap(), File::open(older(1)).unwrap()]);
+        assert_eq!(read(&mut both), "one\ntwo\nthree\nfour\nfive\n");
         assert_eq!(read(&mut both), "");
-        for file in [path, older] {
+        for file in [path.clone(), older(1), older(2)] {
             std::fs::remove_file(file).unwrap();
         }
     }
