@@ -32,6 +32,8 @@ mod fences;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod http_faults;
 #[cfg(test)]
 mod http_instances;
