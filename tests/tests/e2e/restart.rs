@@ -54,8 +54,10 @@ fn a_killed_host_is_started_again_with_its_ports() {
     let web = made(store, "--restart unless-stopped -p 8000 web");
     let (host, keeper) = (web.host(), web.keeper());
     web.strike(Strike::Host);
-    let pid = || web.inspect("{{.State.Pid}}").parse::<u32>().unwrap();
-    eventually("it runs again", || pid() != 0 && pid() != host);
+    eventually("it runs again", || {
+        let pid: u32 = web.inspect("{{.State.Pid}}").parse().unwrap();
+        pid != 0 && pid != host
+    });
     net::get(web.port("8000"), "/").expect(200);
     assert_eq!((web.keeper(), restarts(&web)), (keeper, 1));
     store.sampan(format!("stop {web}")).ok();
@@ -186,6 +188,8 @@ fn a_paused_container_stands_still_and_goes_on() {
         store.sampan(format!("ps --filter status=paused --filter name={web} --format {{{{.Status}}}}")).ok().line();
     assert!(row.ends_with("(Paused)"), "{row}");
     store.sampan(format!("pause {web}")).fails(1).stderr_has("is paused");
+    store.sampan(format!("exec {web} true")).fails(126).stderr_has("is paused");
+    store.sampan(format!("stats --no-stream {web}")).ok().stdout_has(web.name());
     let asked = std::thread::spawn(move || net::get(port, "/"));
     store.sampan(format!("unpause {web}")).ok();
     asked.join().unwrap().expect(200);

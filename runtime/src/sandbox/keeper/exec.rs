@@ -109,6 +109,10 @@ impl Keeper {
         stdio: ExecStdio,
     ) -> Result<Place<'_>, ExecError> {
         let (bundle, tree) = self.inside(id)?;
+        if self.is_paused() {
+            let (id, phase, wanted) = (id.to_owned(), "paused", "run into; unpause it first");
+            return Err(SandboxError::Phase { id, phase, wanted }.into());
+        }
         let key = (id.to_owned(), exec.to_owned());
         {
             let mut state = self.state();
