@@ -1,6 +1,6 @@
 //! The flags of a health check.
 
-use crate::format::time::parse_go_duration;
+use crate::format::time::parse_length;
 use anyhow::{Result, bail};
 use clap::Args;
 use sampan_runtime::container::health::{Check, OnFailure};
@@ -76,8 +76,7 @@ impl HealthFlags {
 
 /// A Go duration of at least a millisecond, as Docker wants it.
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration = parse_go_duration(text).map_err(|e| e.to_string())?;
-    let duration = Duration::try_from(duration).map_err(|_| format!("{text:?} is negative"))?;
+    let duration = parse_length(text)?;
     if !duration.is_zero() && duration < Duration::from_millis(1) {
         return Err(format!("{text:?} is shorter than a millisecond"));
     }

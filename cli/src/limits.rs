@@ -1,7 +1,7 @@
 //! The flags that limit what a container uses → the runtime's limits.
 
 use crate::format::humanize::bytes_size;
-use crate::format::time::parse_go_duration;
+use crate::format::time::parse_length;
 use clap::Args;
 use sampan_runtime::grants::Limits;
 use std::time::Duration;
@@ -73,11 +73,8 @@ fn cpus(text: &str) -> Result<u64, String> {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    let duration = parse_go_duration(text).map_err(|e| e.to_string())?;
-    match Duration::try_from(duration) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(format!("{text:?} is no time to run in")),
-    }
+    let duration = parse_length(text)?;
+    if duration.is_zero() { Err(format!("{text:?} is no time to run in")) } else { Ok(duration) }
 }
 
 /// `nofile=SOFT[:HARD]`: a guest cannot raise its own limit, so that the lower one holds.

@@ -1,10 +1,9 @@
 //! The flags of `run` and `create` → the runtime's settings.
 
 use crate::commands::pull;
-use crate::format::humanize;
-use crate::format::time::parse_go_duration;
+use crate::format::time::parse_length;
 use crate::health::HealthFlags;
-use crate::limits::LimitFlags;
+use crate::limits::{LimitFlags, size};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::restart::Policy;
@@ -59,7 +58,7 @@ pub struct ContainerFlags {
     #[arg(long)]
     allow_spawn: bool,
     /// How long an HTTP request may stand still: 30s, 10m; 0 is for ever
-    #[arg(long, value_name = "DURATION", value_parser = http_timeout)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_length)]
     http_timeout: Option<Duration>,
     /// How many instances an HTTP service may have at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Http::MOST_INSTANCES)))]
@@ -231,7 +230,7 @@ fn log_config(driver: Driver, options: &[String]) -> Result<log::Config> {
             _ if driver == Driver::None => bail!("--log-opt {option}: the log driver none has no options"),
             "max-size" if value == "-1" => config.max_size = None,
             "max-size" => {
-                let size = humanize::parse_bytes(value).filter(|size| *size > 0);
+                let size = size(value).ok().filter(|size| *size > 0);
                 config.max_size = Some(size.ok_or_else(|| bad("a size is written like 512k, 10m or 1g"))?);
             }
             "max-file" => {
@@ -242,12 +241,6 @@ fn log_config(driver: Driver, options: &[String]) -> Result<log::Config> {
         }
     }
     Ok(config)
-}
-
-/// `30s`, `1m30s`, `0`.
-fn http_timeout(text: &str) -> Result<Duration, String> {
-    let duration = parse_go_duration(text).map_err(|e| e.to_string())?;
-    Duration::try_from(duration).map_err(|_| format!("{text:?} is negative"))
 }
 
 pub fn absolute_workdir(dir: String) -> Result<String> {

@@ -12,21 +12,35 @@ use sampan_runtime::store::Store;
 use sampan_shim::client::SandboxClient;
 use std::process::ExitCode;
 
-/// See a running container's output, and type its input
+// How somebody is at a container's terminal.
 #[derive(Debug, Args)]
-pub struct AttachArgs {
+pub struct SessionFlags {
     /// The keys that leave it behind in a terminal
     #[arg(long, value_name = "KEYS", default_value = DetachKeys::USUAL)]
     detach_keys: String,
-    /// Do not write to its standard input
-    #[arg(long)]
-    no_stdin: bool,
     /// Pass signals on to the container
     #[arg(
         long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
         require_equals = true, action = ArgAction::Set
     )]
     sig_proxy: bool,
+}
+
+impl SessionFlags {
+    /// The keys, if they are such.
+    pub fn keys(&self) -> Result<DetachKeys> {
+        DetachKeys::parse(&self.detach_keys)
+    }
+}
+
+/// See a running container's output, and type its input
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    #[command(flatten)]
+    session: SessionFlags,
+    /// Do not write to its standard input
+    #[arg(long)]
+    no_stdin: bool,
     /// Name or id
     container: String,
 }
@@ -36,7 +50,7 @@ const DETACHED: &str = "read escape sequence";
 
 impl AttachArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let keys = DetachKeys::parse(&self.detach_keys)?;
+        let keys = self.session.keys()?;
         let store = context.store()?;
         let found = container::find(&store, &self.container)?;
         if !found.status(&store).is_running() {
@@ -57,7 +71,8 @@ impl AttachArgs {
             client.attach(&found.record.id, fifos.paths()).await?;
             fifos.forget_names();
             let ended = async { client.wait(&found.record.id).await };
-            let session = Session { client: Some(&client), id: &found.record.id, tty, sig_proxy: self.sig_proxy };
+            let session =
+                Session { client: Some(&client), id: &found.record.id, tty, sig_proxy: self.session.sig_proxy };
             let code = session.look(fifos, keys, &signals, ended).await?;
             Ok(code.transpose()?.unwrap_or(0))
         });
@@ -78,7 +93,8 @@ pub fn check_terminal(with_input: bool) -> Result<()> {
 /// Starts a container that has a terminal, and stays at it until its end or until it is left; its exit code.
 ///
 /// Its keeper is a process of its own, so that the container goes on when it is left.
-pub fn started(store: &Store, container: Container, with_input: bool, keys: DetachKeys, sig_proxy: bool) -> Result<u8> {
+pub fn started(store: &Store, container: Container, with_input: bool, flags: &SessionFlags) -> Result<u8> {
+    let keys = flags.keys()?;
     let id = container.record.id.clone();
     let mut fifos = Fifos::make(store, Wanted { input: with_input, output: true, errors: false })?;
     let heard = front::detach(store, container.clone(), Some(&mut fifos))?;
@@ -89,7 +105,7 @@ pub fn started(store: &Store, container: Container, with_input: bool, keys: Deta
     let code = runtime.block_on(async {
         // It may be over already, and removed.
         let client = sandbox::connect(store, &container).await.ok().flatten();
-        let session = Session { client: client.as_ref(), id: &id, tty: true, sig_proxy };
+        let session = Session { client: client.as_ref(), id: &id, tty: true, sig_proxy: flags.sig_proxy };
         session.look(fifos, keys, &signals, tokio::task::spawn_blocking(|| Heard::code(heard))).await
     });
     runtime.shutdown_background();

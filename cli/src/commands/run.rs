@@ -1,12 +1,12 @@
 //! `run`, `create`, `start`, and what starts a container again.
 
-use crate::commands::{attach, pull};
+use crate::commands::attach::{self, SessionFlags};
+use crate::commands::pull;
 use crate::front;
 use crate::settings::ContainerFlags;
-use crate::terminal::DetachKeys;
 use crate::{Context, commands};
 use anyhow::{Result, bail};
-use clap::{ArgAction, Args};
+use clap::Args;
 use sampan_runtime::container::life::Lease;
 use sampan_runtime::container::restart::Again;
 use sampan_runtime::container::{self, ContainerError};
@@ -21,15 +21,8 @@ pub struct RunArgs {
     /// Run in the background and print the container's id
     #[arg(short, long)]
     detach: bool,
-    /// The keys that leave it behind in a terminal
-    #[arg(long, value_name = "KEYS", default_value = DetachKeys::USUAL)]
-    detach_keys: String,
-    /// Pass signals on to the container
-    #[arg(
-        long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
-        require_equals = true, action = ArgAction::Set
-    )]
-    sig_proxy: bool,
+    #[command(flatten)]
+    session: SessionFlags,
     #[command(flatten)]
     container: ContainerFlags,
 }
@@ -50,15 +43,8 @@ pub struct StartArgs {
     /// Give it this standard input (with -a, for a container that was made with -i)
     #[arg(short, long)]
     interactive: bool,
-    /// The keys that leave it behind in a terminal (with -a)
-    #[arg(long, value_name = "KEYS", default_value = DetachKeys::USUAL)]
-    detach_keys: String,
-    /// Pass signals on to a container with a terminal (with -a)
-    #[arg(
-        long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
-        require_equals = true, action = ArgAction::Set
-    )]
-    sig_proxy: bool,
+    #[command(flatten)]
+    session: SessionFlags,
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -77,7 +63,7 @@ fn make<T>(store: &Store, flags: ContainerFlags, make: Maker<T>) -> Result<T> {
 impl RunArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let store = context.store()?;
-        let keys = DetachKeys::parse(&self.detach_keys)?;
+        self.session.keys()?;
         if !self.detach && self.container.tty {
             attach::check_terminal(self.container.interactive)?;
         }
@@ -89,7 +75,7 @@ impl RunArgs {
         } else if self.container.tty {
             let with_input = self.container.interactive;
             let made = make(&store, self.container, container::create)?;
-            let code = attach::started(&store, made.clone(), with_input, keys, self.sig_proxy);
+            let code = attach::started(&store, made.clone(), with_input, &self.session);
             (made, code.map(|code| (code, None)))
         } else {
             let lease = make(&store, self.container, container::create_and_lease)?;
@@ -129,9 +115,8 @@ impl StartArgs {
             let found = container::find(&store, name)?;
             if found.record.tty {
                 attach::check_terminal(self.interactive && found.record.open_stdin)?;
-                let keys = DetachKeys::parse(&self.detach_keys)?;
                 let with_input = self.interactive && found.record.open_stdin;
-                return Ok(ExitCode::from(attach::started(&store, found, with_input, keys, self.sig_proxy)?));
+                return Ok(ExitCode::from(attach::started(&store, found, with_input, &self.session)?));
             }
             let lease = Lease::take(found)?;
             return Ok(ExitCode::from(front::attached(&store, lease, self.interactive)?));

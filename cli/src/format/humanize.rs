@@ -65,21 +65,6 @@ fn scaled(bytes: u64, base: f64, digits: usize, units: &[&str]) -> String {
     shown
 }
 
-/// Bytes as Docker takes them: a number, with b, k, m, g or t at its end (also as kb, kib) in units of 1024.
-pub fn parse_bytes(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.strip_prefix(number)?.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
 /// The first 12 digits of an id, without the name of its algorithm (`sha256:`).
 pub fn short_id(id: &str) -> &str {
     let digits = id.split_once(':').map_or(id, |(_, digits)| digits);
@@ -152,18 +137,6 @@ impl Status<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_bytes() {
-        for (text, bytes) in
-            [("0", 0), ("512", 512), ("1b", 1), ("10k", 10_240), ("2M", 2 << 20), ("3gb", 3 << 30), ("1KiB", 1024)]
-        {
-            assert_eq!(parse_bytes(text), Some(bytes), "{text}");
-        }
-        for bad in ["", "k", "-1", "1x", "1.5g", "99999999999999999999", "17179869184g"] {
-            assert_eq!(parse_bytes(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn words_durations() {

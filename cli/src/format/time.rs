@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
 
 /// A point in time as `--since` takes it: a Go duration before `now` (`1h30m`), Unix seconds with or without a
 /// fraction, or a date with as much of a time and a zone as the user cares to give (RFC 3339).
@@ -54,6 +55,12 @@ pub fn parse_go_duration(value: &str) -> Result<SignedDuration> {
     };
     let nanoseconds = nanoseconds.with_context(|| format!("invalid duration {value:?}: it is written like 1h30m"))?;
     Ok(SignedDuration::from_nanos(if value.starts_with('-') { -nanoseconds } else { nanoseconds }))
+}
+
+/// The same for a length of time, which is not negative; an error in words, as a flag's parser gives it.
+pub fn parse_length(value: &str) -> Result<Duration, String> {
+    let duration = parse_go_duration(value).map_err(|e| e.to_string())?;
+    Duration::try_from(duration).map_err(|_| format!("{value:?} is negative"))
 }
 
 /// None for what is not in Go's notation, and for more than 292 years, which is Go's limit too.

@@ -87,8 +87,12 @@ impl Lease {
     /// When the program is missing or no guest, a port is in use, or the sandbox cannot be made.
     pub fn start(self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<Run> {
         let (place, keeper) = self.launch(store, attach, input)?;
+        Ok(self.running(place, keeper))
+    }
+
+    fn running(self, place: PathBuf, keeper: Keeper) -> Run {
         let Self { container, lock, unwritten, tries } = self;
-        Ok(Run { container, lock, unwritten, tries, place, keeper, unhealthy: Cell::new(false) })
+        Run { container, lock, unwritten, tries, place, keeper, unhealthy: Cell::new(false) }
     }
 
     /// The same for a restart, where a start that fails is one more end of the container.
@@ -102,10 +106,7 @@ impl Lease {
         input: Option<OwnedFd>,
     ) -> Result<std::result::Result<Run, Over>> {
         let error = match self.launch(store, attach, input) {
-            Ok((place, keeper)) => {
-                let Self { container, lock, unwritten, tries } = self;
-                return Ok(Ok(Run { container, lock, unwritten, tries, place, keeper, unhealthy: Cell::new(false) }));
-            }
+            Ok((place, keeper)) => return Ok(Ok(self.running(place, keeper))),
             Err(error) => error,
         };
         let Self { container, lock, tries, .. } = self;
@@ -115,19 +116,10 @@ impl Lease {
             at: jiff::Timestamp::now(),
             message: Some(error.to_string()),
         };
-        let ended = Ended {
-            code: exit.code,
-            started: None,
-            finished: exit.at,
-            error: exit.message.clone(),
-            fences: None,
-            out_of_memory: false,
-            asked: false,
-            restarts: tries.count,
-        };
+        let ended = Ended { restarts: tries.count, ..Ended::of(&exit) };
         write_down(store, &container, &run_place(store, &container.record.id), &ended)?;
         let wanted = policy(&container).starts_again(exit.code, tries.count);
-        let again = wanted.then(|| Again::prepare(store, container, lock, tries, &exit)).transpose()?;
+        let again = wanted.then(|| Again::prepare(store, container, lock, tries, &ended)).transpose()?;
         Ok(Err(Over { exit, again }))
     }
 
@@ -249,21 +241,18 @@ impl Run {
         let wanted = !last.asked && (last.started.is_some() || tries.count > 0);
         let wanted = wanted && (unhealthy.get() || policy(&container).starts_again(exit.code, tries.count));
         let ended = Ended {
-            code: exit.code,
             started: last.started,
-            finished: exit.at,
-            error: exit.message.clone(),
             fences: keeper.fences(),
-            out_of_memory: exit.out_of_memory,
             asked: last.asked,
             restarts: tries.count,
+            ..Ended::of(&exit)
         };
         if last.started.is_some() {
             container.tell(store, "die", [("exitCode", exit.code.to_string())]);
         }
         let written = write_down(store, &container, &place, &ended);
         let again = if wanted {
-            Some(Again::prepare(store, container, lock, tries, &exit)?)
+            Some(Again::prepare(store, container, lock, tries, &ended)?)
         } else {
             // Whoever hears of the end may start or remove the container at once.
             drop(lock);

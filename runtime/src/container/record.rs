@@ -4,7 +4,7 @@
 use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
 use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish};
-use crate::sandbox::{Fences, log};
+use crate::sandbox::{Exit, Fences, log};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -226,6 +226,22 @@ pub struct Ended {
     /// How often it had been started again by its restart policy.
     #[serde(default)]
     pub restarts: u32,
+}
+
+impl Ended {
+    /// What an end says by itself.
+    pub(super) fn of(exit: &Exit) -> Self {
+        Self {
+            code: exit.code,
+            out_of_memory: exit.out_of_memory,
+            started: None,
+            finished: exit.at,
+            error: exit.message.clone(),
+            fences: None,
+            asked: false,
+            restarts: 0,
+        }
+    }
 }
 
 /// What a container is at one moment.

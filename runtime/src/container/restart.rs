@@ -5,7 +5,6 @@
 
 use super::record::{Ended, Restarting, Status};
 use super::{Container, ContainerError, Lease, Result, run_place};
-use crate::sandbox::Exit;
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -161,9 +160,8 @@ pub enum Waited {
 
 impl Again {
     /// Writes down that the container, whose end is written down, is to be started again.
-    pub(super) fn prepare(store: &Store, container: Container, lock: Lock, last: Tries, exit: &Exit) -> Result<Self> {
-        let ended: Option<Ended> = files::read_json(&container.dir.join("ended.json")).ok();
-        let lasted = ended.and_then(|ended| Some(ended.finished.duration_since(ended.started?)));
+    pub(super) fn prepare(store: &Store, container: Container, lock: Lock, last: Tries, ended: &Ended) -> Result<Self> {
+        let lasted = ended.started.map(|started| ended.finished.duration_since(started));
         let lasted = lasted.and_then(|lasted| Duration::try_from(lasted).ok()).unwrap_or_default();
         let tries = Tries { count: last.count.saturating_add(1), pause: pause(last.pause, lasted) };
         let place = run_place(store, &container.record.id);
@@ -172,8 +170,8 @@ impl Again {
             keeper: std::process::id(),
             tries: tries.count,
             pause_ms: u64::try_from(tries.pause.as_millis()).unwrap_or(u64::MAX),
-            code: exit.code,
-            ended: exit.at,
+            code: ended.code,
+            ended: ended.finished,
         };
         store.run_dir()?;
         files::remove_tree(&place)?;

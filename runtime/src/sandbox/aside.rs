@@ -2,6 +2,8 @@
 
 use super::{Entry, SandboxError, launch, system};
 use crate::sandbox::{Exit, Phase};
+use rustix::process::{Pid, WaitOptions, waitpid};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -25,20 +27,38 @@ struct Told {
 /// # Errors
 /// When the sandbox cannot be made.
 pub fn run(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
+    let told = in_child(|| {
+        let _ = rustix::stdio::dup2_stdout(std::io::stderr());
+        match keep(place, entry) {
+            Ok(exit) => {
+                Told { code: exit.code, out_of_memory: exit.out_of_memory, message: exit.message, failed: None }
+            }
+            Err(error) => Told { code: 0, out_of_memory: false, message: None, failed: Some(error.to_string()) },
+        }
+    });
+    let told: Told = told.map_err(|(action, source)| system(action)(source))?.ok_or(SandboxError::Gone)?;
+    match told.failed {
+        None => {
+            let at = jiff::Timestamp::now();
+            Ok(Exit { code: told.code, out_of_memory: told.out_of_memory, at, message: told.message })
+        }
+        Some(words) => Err(system("make the sandbox")(std::io::Error::other(words))),
+    }
+}
+
+/// Does some work in a child of this process, which must have one thread, and waits for what that gives; `None` when the
+/// child was killed before. The error says what could not be done.
+pub(crate) fn in_child<T: Serialize + DeserializeOwned>(
+    work: impl FnOnce() -> T,
+) -> Result<Option<T>, (&'static str, std::io::Error)> {
+    let (reader, writer) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| ("make a pipe", e.into()))?;
     // SAFETY: this process has one thread, so the child may go on as its parent would.
     let child = match unsafe { libc::fork() } {
-        -1 => return Err(system("fork the keeper")(std::io::Error::last_os_error())),
+        -1 => return Err(("fork", std::io::Error::last_os_error())),
         0 => {
             drop(reader);
-            let _ = rustix::stdio::dup2_stdout(std::io::stderr());
-            let told = match keep(place, entry) {
-                Ok(exit) => {
-                    Told { code: exit.code, out_of_memory: exit.out_of_memory, message: exit.message, failed: None }
-                }
-                Err(error) => Told { code: 0, out_of_memory: false, message: None, failed: Some(error.to_string()) },
-            };
-            if let Ok(text) = serde_json::to_vec(&told) {
+            if let Ok(text) = serde_json::to_vec(&work()) {
                 let _ = File::from(writer).write_all(&text);
             }
             // SAFETY: this ends the process without running anything more of what it has of its parent.
@@ -49,16 +69,9 @@ pub fn run(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {
     drop(writer);
     let mut text = Vec::new();
     let read = File::from(reader).read_to_end(&mut text);
-    let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(child), rustix::process::WaitOptions::empty());
-    read.map_err(system("hear from the keeper"))?;
-    let told: Told = serde_json::from_slice(&text).map_err(|_| SandboxError::Gone)?;
-    match told.failed {
-        None => {
-            let at = jiff::Timestamp::now();
-            Ok(Exit { code: told.code, out_of_memory: told.out_of_memory, at, message: told.message })
-        }
-        Some(words) => Err(system("make the sandbox")(std::io::Error::other(words))),
-    }
+    let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
+    read.map_err(|e| ("hear from the child", e))?;
+    Ok(serde_json::from_slice(&text).ok())
 }
 
 fn keep(place: &Path, entry: Entry) -> Result<Exit, SandboxError> {

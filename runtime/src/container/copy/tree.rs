@@ -5,15 +5,13 @@ use crate::container::{Container, ContainerError, Result, Running, Status};
 use crate::grants::Grants;
 use crate::rootfs;
 use crate::sandbox::Fence;
+use crate::sandbox::aside::in_child;
 use crate::sandbox::fence::enter_namespaces;
 use crate::store::{Lock, Store, StoreError, files};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::UnshareFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -35,31 +33,11 @@ pub(super) fn inside<T: Serialize + DeserializeOwned>(
 ) -> Result<T> {
     // Held until the child has ended: nobody else mounts what it has mounted.
     let (tree, _lock) = find(store, container)?;
-    let failed = |action: &str, e: std::io::Error| CopyError(format!("cannot {action}: {e}"));
-    let (reader, writer) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed("make a pipe", e.into()))?;
-    // SAFETY: this process has one thread, so the child may go on as its parent would.
-    let child = match unsafe { libc::fork() } {
-        -1 => return Err(failed("fork", std::io::Error::last_os_error()).into()),
-        0 => {
-            drop(reader);
-            let result = enter(tree, &container.dir).and_then(|()| work());
-            if let Ok(text) = serde_json::to_vec(&result) {
-                let _ = File::from(writer).write_all(&text);
-            }
-            // SAFETY: this ends the process without running anything more of what it has of its parent.
-            unsafe { libc::_exit(0) }
-        }
-        child => child,
-    };
-    drop(writer);
-    let mut text = Vec::new();
-    let read = File::from(reader).read_to_end(&mut text);
-    let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
-    read.map_err(|e| failed("hear from the child in the container's tree", e))?;
-    let result: Result<T, CopyError> = serde_json::from_slice(&text)
-        .map_err(|_| CopyError("the child in the container's tree was killed before it was done".to_owned()))?;
-    Ok(result?)
+    let done = in_child(|| enter(tree, &container.dir).and_then(|()| work()));
+    let done = done.map_err(|(action, e)| CopyError(format!("cannot {action}: {e}")))?;
+    let done =
+        done.ok_or_else(|| CopyError("the child in the container's tree was killed before it was done".to_owned()))?;
+    Ok(done?)
 }
 
 fn find(store: &Store, container: &Container) -> Result<(Tree, Option<Lock>)> {
