@@ -78,7 +78,7 @@ impl Sandbox for SideService {
 
     async fn stats(&self, _: &Context, request: StatsRequest) -> Result<StatsResponse> {
         let _call = self.busy.call();
-        let Stats { usage, requests, read, written, pss } = stats_of(&self.keeper, &request.id).await?;
+        let Stats { usage, requests, refusals, read, written, pss } = stats_of(&self.keeper, &request.id).await?;
         Ok(StatsResponse {
             cpu_ns: usage.cpu_ns,
             cpu_held: usage.held,
@@ -92,6 +92,7 @@ impl Sandbox for SideService {
             block_read: read,
             block_written: written,
             requests: requests.map_or(0, |counts| counts.requests.iter().map(|(_, count)| count).sum()),
+            refused: refusals.all(),
             ..StatsResponse::default()
         })
     }

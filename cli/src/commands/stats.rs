@@ -51,6 +51,8 @@ const STATS: Listing = Listing::new(
         Column::hidden("Container", "CONTAINER"),
         Column::hidden("PSS", "PSS"),
         Column::hidden("Requests", "REQUESTS"),
+        // What it was refused of the network; the log's diagnostics say what.
+        Column::hidden("Refused", "REFUSED"),
         Column::hidden("CPUTime", "CPU TIME"),
     ],
 );
@@ -138,6 +140,7 @@ impl StatsArgs {
             "PIDs": stats.instances.to_string(),
             "PSS": bytes_size(stats.pss),
             "Requests": stats.requests.to_string(),
+            "Refused": stats.refused.to_string(),
             "CPUTime": format!("{:?}", Duration::from_nanos(stats.cpu_ns)),
         })
     }

@@ -17,6 +17,14 @@ pub struct Refusals {
     pub requests: u64,
 }
 
+impl Refusals {
+    /// How many there were of all kinds.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.binds + self.connections + self.look_ups + self.requests
+    }
+}
+
 /// Refusals as they are counted.
 #[derive(Debug, Default)]
 pub struct Counting {

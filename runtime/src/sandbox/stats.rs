@@ -4,6 +4,7 @@
 use super::{Keeper, SandboxError};
 use crate::guest::usage::Usage;
 use crate::guest::{Counted, Counts};
+use crate::network::refusals::Refusals;
 use std::path::Path;
 
 /// What a container uses.
@@ -13,6 +14,8 @@ pub struct Stats {
     pub usage: Usage,
     /// What was counted of its requests, if it is an HTTP service.
     pub requests: Option<Counts>,
+    /// What it was refused of the network.
+    pub refusals: Refusals,
     /// Bytes that were read from disks for it. Of several containers in one sandbox, by the threads that each has now.
     pub read: u64,
     /// Bytes that it has had written to disks.
@@ -27,7 +30,9 @@ impl Keeper {
     /// # Errors
     /// When it is not in this sandbox.
     pub async fn stats(&self, id: &str) -> Result<Option<Stats>, SandboxError> {
-        let Some(Counted { http: requests, usage: Some(usage), .. }) = self.counted(id).await? else { return Ok(None) };
+        let Some(Counted { http: requests, refusals, usage: Some(usage) }) = self.counted(id).await? else {
+            return Ok(None);
+        };
         let host = self.host_pid();
         let (read, written) = match self.alone() {
             true => io(Path::new(&format!("/proc/{host}/io"))),
@@ -37,7 +42,7 @@ impl Keeper {
             }),
         };
         let pss = pss(host) + pss(std::process::id());
-        Ok(Some(Stats { usage, requests, read, written, pss }))
+        Ok(Some(Stats { usage, requests, refusals, read, written, pss }))
     }
 }
 

@@ -47,6 +47,8 @@ fn what_is_refused_is_counted_each_time() {
     }
     let counts = refused(store, &web).unwrap();
     assert_eq!((counts.requests_refused, counts.connections_refused), (2, 0), "{counts:?}");
+    let stats = store.sampan(format!("stats --no-stream --format '{{{{.Refused}}}}' {python} {web}")).ok();
+    assert_eq!(stats.stdout, "6\n2\n");
 }
 
 /// Runs a script where 192.0.2.1 and 192.0.2.2 are addresses of this machine and answer HTTP at port 80, and
