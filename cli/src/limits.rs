@@ -30,6 +30,9 @@ pub struct LimitFlags {
     /// Limit what the container opens: nofile=N files and sockets in one program
     #[arg(long, value_name = "NAME=N", value_parser = ulimit)]
     ulimit: Vec<u64>,
+    /// Limit what the container has in its own layer: size=SIZE
+    #[arg(long, value_name = "NAME=VALUE", value_parser = storage)]
+    storage_opt: Vec<u64>,
 }
 
 impl LimitFlags {
@@ -44,6 +47,7 @@ impl LimitFlags {
             timeout: self.timeout,
             grace: None,
             open_files: self.ulimit.last().copied(),
+            storage: self.storage_opt.last().copied(),
         }
     }
 }
@@ -91,6 +95,14 @@ fn ulimit(text: &str) -> Result<u64, String> {
             Err(format!("{few} files are too few: its streams, its root and one file are {}", Limits::LEAST_FILES))
         }
         Err(_) => Err(format!("{soft:?} is no number of files")),
+    }
+}
+
+/// `size=1g`.
+fn storage(text: &str) -> Result<u64, String> {
+    match text.split_once('=') {
+        Some(("size", bytes)) => size(bytes),
+        _ => Err(format!("{text:?} is no option of storage: size=1g is the one there is")),
     }
 }
 
@@ -145,6 +157,8 @@ mod tests {
             assert!(ulimit(bad).is_err(), "{bad}");
         }
         assert!(cpus("0.001").is_err() && cpus("-1").is_err() && cpus("99999").is_err() && timeout("0").is_err());
+        assert_eq!(storage("size=1g"), Ok(1 << 30));
+        assert!(storage("dm.basesize=3").is_err());
         assert!(memory("1k").unwrap_err().contains("64KiB"));
     }
 }

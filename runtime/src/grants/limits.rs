@@ -10,6 +10,7 @@ use std::time::Duration;
 
 mod annotation {
     pub const TIMEOUT: &str = "dev.sampan.timeout-ms";
+    pub const STORAGE: &str = "dev.sampan.storage-size";
     pub const GRACE: &str = "dev.sampan.timeout-grace";
 }
 
@@ -32,6 +33,8 @@ pub struct Limits {
     pub grace: Option<u32>,
     /// How many files and sockets one of its programs may have open; by default as many as the sandbox's process.
     pub open_files: Option<u64>,
+    /// How many bytes there may be in its own layer; by default as many as the disk has.
+    pub storage: Option<u64>,
 }
 
 impl Limits {
@@ -53,6 +56,12 @@ impl Limits {
         (total / 2).max(Self::LEAST_MEMORY)
     }
 
+    /// Whether there is one that a program's files are looked at for.
+    #[must_use]
+    pub fn of_files(&self) -> bool {
+        self.open_files.is_some() || self.storage.is_some()
+    }
+
     /// Writes the limits into a bundle.
     pub(super) fn write(&self, spec: &mut Spec) -> Result<(), GrantError> {
         let memory = match self.memory {
@@ -72,6 +81,7 @@ impl Limits {
             process.set_rlimits(files.transpose()?.map(|limit| vec![limit]));
         }
         let annotations = spec.annotations_mut().get_or_insert_default();
+        annotations.extend(self.storage.map(|bytes| (annotation::STORAGE.to_owned(), bytes.to_string())));
         if let Some(timeout) = self.timeout {
             annotations.insert(annotation::TIMEOUT.to_owned(), timeout.as_millis().to_string());
             annotations.extend(self.grace.map(|grace| (annotation::GRACE.to_owned(), grace.to_string())));
@@ -115,6 +125,7 @@ impl Limits {
             cpu_shares: cpu.and_then(LinuxCpu::shares).filter(|shares| *shares > 0),
             timeout: number(annotation::TIMEOUT)?.map(Duration::from_millis),
             grace: number(annotation::GRACE)?.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)),
+            storage: number(annotation::STORAGE)?,
             open_files: files.map(|limit| limit.soft().max(Self::LEAST_FILES)),
         })
     }
@@ -156,6 +167,7 @@ mod tests {
             timeout: Some(Duration::from_millis(2500)),
             grace: Some(3),
             open_files: Some(64),
+            storage: Some(1 << 30),
         };
         assert_eq!(through(&limits).unwrap(), limits);
         assert_eq!(through(&Limits::default()).unwrap(), Limits::default());

@@ -1,6 +1,7 @@
 //! The account of one container: what its instances and programs use together, and how much of it they may.
 
 use super::cpu::Cpu;
+use super::storage::Storage;
 use crate::grants::Limits;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -32,6 +33,7 @@ pub struct Account {
     killed: AtomicBool,
     cpu: Arc<Cpu>,
     instances: AtomicU64,
+    storage: OnceLock<Arc<Storage>>,
 }
 
 impl Account {
@@ -40,6 +42,17 @@ impl Account {
     pub fn new(limits: &Limits) -> Arc<Self> {
         let cpu = Arc::new(Cpu::new(limits.nano_cpus));
         Arc::new(Self { given: limits.memory, cpu, ..Self::default() })
+    }
+
+    /// Limits what the container may have in its own layer.
+    pub fn limit_storage(&self, storage: Storage) {
+        let _ = self.storage.set(Arc::new(storage));
+    }
+
+    /// What it may have in its own layer, if there is a limit.
+    #[must_use]
+    pub fn storage(&self) -> Option<&Arc<Storage>> {
+        self.storage.get()
     }
 
     /// The processor's time.

@@ -91,7 +91,7 @@ async fn call(
         Mapped::Module(module)
             if processes.is_some()
                 || !listeners.is_empty()
-                || surroundings.grants.limits.open_files.is_some()
+                || surroundings.grants.limits.of_files()
                 || surroundings.stdio.is_some() =>
         {
             call_with_descriptors(program, module, surroundings, control, processes, listeners, started).await
@@ -190,7 +190,7 @@ pub(super) async fn call_component(
     control: &Control,
     started: impl FnOnce(),
 ) -> wasmtime::Result<u8> {
-    let linker = linker::component(&program.engine, &program.description, surroundings.grants.limits.open_files)?;
+    let linker = linker::component(&program.engine, &program.description, &surroundings.grants.limits)?;
     let mut store = Store::new(&program.engine, surroundings.component_state(true)?);
     account::meter(&mut store);
     watch_epoch(&mut store, control);

@@ -1,8 +1,9 @@
 //! Linkers: the host's functions for the interfaces that a guest imports, and for no others.
 
 use super::kind::Description;
-use super::open;
 use super::state::ComponentState;
+use super::{open, storage};
+use crate::grants::Limits;
 use crate::network::sockets;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -11,11 +12,11 @@ use wasmtime::component::Linker;
 /// that the guest imports are filled in.
 ///
 /// # Errors
-/// When the engine refuses a definition.
+/// When the engine refuses a definition, or there is a limit that it cannot keep.
 pub fn component(
     engine: &Engine,
     description: &Description,
-    open_files: Option<u64>,
+    limits: &Limits,
 ) -> wasmtime::Result<Linker<ComponentState>> {
     let mut linker = Linker::new(engine);
     let imports = |family: &str, version: &str| {
@@ -41,7 +42,15 @@ pub fn component(
             wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
         }
     }
-    if let Some(most) = open_files.map(|most| usize::try_from(most).unwrap_or(usize::MAX)) {
+    if limits.storage.is_some() {
+        if imports("wasi:filesystem/", "0.3.") {
+            wasmtime::bail!("the layer of a program for WASI 0.3 cannot be limited: leave --storage-opt out");
+        }
+        if imports("wasi:filesystem/", "0.2.") {
+            storage::limit(&mut linker)?;
+        }
+    }
+    if let Some(most) = limits.open_files.map(|most| usize::try_from(most).unwrap_or(usize::MAX)) {
         if imports("wasi:filesystem/", "0.2.") {
             open::limit_files(&mut linker, most)?;
         }

@@ -16,6 +16,7 @@ pub(crate) mod script;
 pub mod service;
 pub mod state;
 pub mod stdio;
+pub mod storage;
 pub mod usage;
 
 pub use kind::{Description, Kind};

@@ -14,6 +14,7 @@ use crate::guest::module::{self, Doors};
 use crate::guest::process::Loader;
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
+use crate::guest::storage::{Measure, Storage};
 use crate::guest::{
     Control, Description, Ending, KILLED, Program, STOPPED, Stop, TIMED_OUT, TRAPPED, command, service,
 };
@@ -268,7 +269,7 @@ fn live(
     let beyond = asking.container(&id);
     let view = View::new(&grants, reserved, Arc::clone(&beyond) as Arc<dyn Outside>, tell);
     control.count_refusals(view.refusals());
-    let loader = program.spawns().then_some(beyond as Arc<dyn Loader>);
+    let loader = program.spawns().then(|| Arc::clone(&beyond) as Arc<dyn Loader>);
     let (input, stdio) = match terminal.map(exec::at_terminal).transpose() {
         Ok(Some((input, stdio))) => (Some(input), Some(stdio)),
         Ok(None) => (input.map(Input::new), None),
@@ -289,6 +290,9 @@ fn live(
     }
     let account = Account::new(&grants.limits);
     control.uses(&account, view.traffic());
+    if let (Some(limit), Some(root)) = (grants.limits.storage, preopens.first()) {
+        account.limit_storage(Storage::new(limit, &root.host, Arc::clone(&beyond) as Arc<dyn Measure>));
+    }
     let surroundings =
         Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio, loader, lent: None, account });
     rooms.open(&id, &surroundings, control);

@@ -187,7 +187,8 @@ impl Keeper {
             settled: true,
         };
         let id = entry.id.clone();
-        let answers = Answers::new(entry.store.clone(), entry.grants.egress.clone(), entry.network.clone());
+        let answers =
+            Answers::new(entry.store.clone(), entry.grants.egress.clone(), entry.network.clone(), &entry.bundle);
         state.containers.insert(
             id,
             Kept {

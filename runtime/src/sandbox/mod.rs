@@ -145,7 +145,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
     let Entry { id, bundle, grants, code, store, network, input, attach, log } = entry;
     let to = log::To { attach, log };
     let digest = code.digest;
-    let answers = asking::answers::Answers::new(store, grants.egress.clone(), network.clone());
+    let answers = asking::answers::Answers::new(store, grants.egress.clone(), network.clone(), &bundle);
     let launch = host::Launch {
         id: id.clone(),
         grants,

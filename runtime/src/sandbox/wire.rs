@@ -56,6 +56,8 @@ pub(super) enum Question {
     Peers(String),
     /// Where a peer's listener really is.
     Listener(Protocol, SocketAddr),
+    /// How many bytes the container's own layer has.
+    Written,
 }
 
 /// What the keeper answers.
@@ -67,6 +69,7 @@ pub(super) enum Answer {
     /// They come along as a descriptor: each a length in four bytes, little-endian, and so many bytes of DER.
     Roots(Result<(), String>),
     Listener(Option<SocketAddr>),
+    Written(u64),
 }
 
 /// What a container that joins a running sandbox is made of.

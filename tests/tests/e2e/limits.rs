@@ -192,3 +192,28 @@ fn a_program_has_no_more_files_open_than_it_may() {
         store.sampan(format!("run --rm {flags} probe")).fails(125).stderr_has(words);
     }
 }
+
+#[test]
+fn a_layer_gets_no_larger_than_it_may() {
+    let store = Store::shared(&["probe", "probe-component", "toolbox"]);
+    let volume = Dir::new();
+    for image in ["probe", "probe-component"] {
+        let container = store.container("storage");
+        let flags = format!("--storage-opt size=3m -v {volume}:/v");
+        store.sampan(format!("run --rm {flags} {image} fill /f 2000000")).ok();
+        store.sampan(format!("run --name {container} {flags} {image} fill /f 4000000")).fails(1).stderr_has("space");
+        let upper = store.root().join("containers").join(container.id()).join("upper/f");
+        assert!(std::fs::metadata(upper).unwrap().len() <= 3 << 20);
+        // A sparse file counts as much as a full one.
+        store.sampan(format!("run --rm {flags} {image} attack sparse /f 4294967296")).fails(1).stderr_has("space");
+        // A volume is no part of it.
+        store.sampan(format!("run --rm {flags} {image} fill /v/f 4000000")).ok();
+        assert_eq!(container.inspect("{{.HostConfig.StorageOpt.size}}"), "3145728");
+    }
+    // What is removed is room again, and all programs share it.
+    let script = "for i in 1 2 3 4 5 6; do cat /bin/sh > /f || exit 1; rm /f; done; echo done";
+    let line = "run --rm --allow-spawn --storage-opt size=3m toolbox sh -c";
+    store.sampan(line).arg(script).ok().stdout_is("done\n");
+    store.sampan(line).arg("for i in 1 2 3 4 5 6; do cat /bin/sh >> /f || exit 7; done").fails(7);
+    store.sampan("run --rm --storage-opt basesize=1g probe").fails(125).stderr_has("size=1g");
+}

@@ -153,6 +153,7 @@ fn host_config(record: &Record) -> Value {
         "Memory": record.limits.memory.unwrap_or(0),
         "NanoCpus": record.limits.nano_cpus.unwrap_or(0),
         "CpuShares": record.limits.cpu_shares.unwrap_or(0),
+        "StorageOpt": record.limits.storage.map(|bytes| json!({ "size": bytes.to_string() })),
         "Ulimits": record.limits.open_files.map(|most| json!([{ "Name": "nofile", "Soft": most, "Hard": most }])),
         "LogConfig": log_config(record.log),
         "RestartPolicy": { "Name": record.restart.name(), "MaximumRetryCount": record.restart.times() },
@@ -261,6 +262,7 @@ fn limits(limits: &Limits) -> Value {
         "NanoCpus": limits.nano_cpus.unwrap_or(processors * 1_000_000_000),
         "CpuShares": limits.cpu_shares.unwrap_or(1024),
         // Nothing is for ever.
+        "Storage": limits.storage,
         "TimeoutMs": limits.timeout.map(|timeout| timeout.as_millis()),
         "OpenFiles": limits.open_files.or_else(|| getrlimit(Resource::Nofile).maximum),
     })

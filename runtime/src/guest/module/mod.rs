@@ -34,6 +34,7 @@ use crate::grants::Port;
 use rustix::io::Errno;
 use socket::{Connection, Listener};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use stream::{OpenFile, SharedInput, Stream};
@@ -107,6 +108,16 @@ impl ModuleState {
         match &self.process {
             Some((processes, id)) => Ok((processes, *id)),
             None => wasmtime::bail!("the module is no process"),
+        }
+    }
+
+    /// A file that the crate has opened for the module.
+    pub fn their_file(&mut self, number: u32) -> Option<Arc<File>> {
+        let opened = self.descriptors.opened.get(&number)?;
+        let resource = Resource::<Descriptor>::new_borrow(opened.resource);
+        match self.wasi.ctx().table.get(&resource) {
+            Ok(Descriptor::File(file)) => Some(Arc::clone(&file.file)),
+            _ => None,
         }
     }
 

@@ -5,9 +5,11 @@ use super::memory::{self, address, answer, errno_of, gather, put, scatter};
 use super::socket::Mode;
 use super::stream::{MOST, OpenFile, Stream};
 use super::{ModuleState, Ours, sock};
+use crate::guest::account::Metered;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::PoisonError;
 use wasmtime::{Caller, Linker};
@@ -81,9 +83,10 @@ async fn transfer(
     };
     let done = if writes {
         match gather(data, &buffers, if offset.is_some() { MOST } else { usize::MAX }) {
-            Ok(bytes) => match offset {
-                None => stream.write(&bytes).await,
-                Some(offset) => at_offset(stream, |open| open.file.write_at(&bytes, offset.cast_unsigned())),
+            Ok(bytes) => match (room(caller, stream.open_file().map(|open| &*open.file), bytes.len()), offset) {
+                (Err(errno), _) => Err(errno.into()),
+                (Ok(()), None) => stream.write(&bytes).await,
+                (Ok(()), Some(offset)) => at_offset(stream, |open| open.file.write_at(&bytes, offset.cast_unsigned())),
             },
             Err(errno) => Err(errno.into()),
         }
@@ -102,6 +105,41 @@ async fn transfer(
         bytes.and_then(|bytes| Ok(scatter(memory.data_mut(&mut *caller), &buffers, &bytes).map(|()| bytes.len())?))
     };
     counted(caller, result, done.map_err(|e| errno_of(&e)))
+}
+
+/// Charges bytes that are about to be written to a file, where the container's layer has a limit.
+fn room(caller: &mut Caller<'_, ModuleState>, file: Option<&File>, bytes: usize) -> Result<(), Errno> {
+    match (caller.data_mut().meter().account().storage(), file) {
+        (Some(storage), Some(file)) => storage.take(file, bytes as u64),
+        _ => Ok(()),
+    }
+}
+
+/// The same of a file that the crate has opened, by its number and the list of buffers.
+fn room_of_theirs(
+    caller: &mut Caller<'_, ModuleState>,
+    fd: i32,
+    list: i32,
+    count: i32,
+) -> wasmtime::Result<Result<(), Errno>> {
+    if caller.data_mut().meter().account().storage().is_none() {
+        return Ok(Ok(()));
+    }
+    let memory = memory::memory(caller)?;
+    // A list that is not there is the crate's to refuse.
+    let buffers = memory::buffers(memory.data(&*caller), list, count).unwrap_or_default();
+    let bytes = buffers.iter().fold(0usize, |sum, (_, length)| sum.saturating_add(*length));
+    let file = caller.data_mut().their_file(fd.cast_unsigned());
+    Ok(room(caller, file.as_deref(), bytes))
+}
+
+/// Charges what a file that the crate has opened grows by when it gets this length.
+fn resize_theirs(caller: &mut Caller<'_, ModuleState>, fd: i32, length: u64) -> Result<(), Errno> {
+    let file = caller.data_mut().their_file(fd.cast_unsigned());
+    match (caller.data_mut().meter().account().storage(), file) {
+        (Some(storage), Some(file)) => storage.resize(&file, length),
+        _ => Ok(()),
+    }
 }
 
 /// An operation that leaves the position alone, which only a file has.
@@ -142,7 +180,10 @@ pub(super) fn shadow(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
                     counted(&mut c, result, sent)
                 }
                 Some(Ours::Listener(_)) => Ok(answer(Err(Errno::NOTCONN))),
-                None => theirs!(c, fd_write, fd, list, count, result),
+                None => match room_of_theirs(&mut c, fd, list, count)? {
+                    Ok(()) => theirs!(c, fd_write, fd, list, count, result),
+                    refused => Ok(answer(refused)),
+                },
             }
         })
     })?;
@@ -165,7 +206,10 @@ pub(super) fn shadow(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
                     transfer(&mut c, &stream, (list, count, result), true, Some(offset)).await
                 }
                 Some(_) => Ok(answer(Err(Errno::SPIPE))),
-                None => theirs!(c, fd_pwrite, fd, list, count, offset, result),
+                None => match room_of_theirs(&mut c, fd, list, count)? {
+                    Ok(()) => theirs!(c, fd_pwrite, fd, list, count, offset, result),
+                    refused => Ok(answer(refused)),
+                },
             }
         })
     })?;
@@ -255,10 +299,18 @@ fn shadow_status(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
         Box::new(async move {
             match ours(&c, fd) {
                 Some(Ours::Stream(Stream::File(open))) if open.write => {
-                    Ok(answer(open.file.set_len(length.cast_unsigned()).map_err(|e| errno_of(&e))))
+                    let length = length.cast_unsigned();
+                    let room = match c.data_mut().meter().account().storage() {
+                        Some(storage) => storage.resize(&open.file, length),
+                        None => Ok(()),
+                    };
+                    Ok(answer(room.and_then(|()| open.file.set_len(length).map_err(|e| errno_of(&e)))))
                 }
                 Some(_) => Ok(answer(Err(Errno::INVAL))),
-                None => theirs!(c, fd_filestat_set_size, fd, length),
+                None => match resize_theirs(&mut c, fd, length.cast_unsigned()) {
+                    Ok(()) => theirs!(c, fd_filestat_set_size, fd, length),
+                    refused => Ok(answer(refused)),
+                },
             }
         })
     })?;

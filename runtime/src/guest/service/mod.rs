@@ -17,7 +17,7 @@ use super::command::ending_of;
 use super::state::{ComponentState, Surroundings};
 use super::stdio::Channel;
 use super::{Control, Ending, KILLED, Kind, Mapped, Program, Stop, linker};
-use crate::grants::Http;
+use crate::grants::{Http, Limits};
 use figures::Figures;
 use hyper_util::server::graceful::GracefulShutdown;
 use instances::Instances;
@@ -139,7 +139,7 @@ struct Service {
 
 impl Service {
     fn new(program: &Program, surroundings: &Arc<Surroundings>, control: &Control) -> wasmtime::Result<Self> {
-        let guest = prepare(program, surroundings.grants.limits.open_files)?;
+        let guest = prepare(program, &surroundings.grants.limits)?;
         let figures = Arc::new(Figures::default());
         control.count(&figures);
         let ticker = Arc::new(Ticker::start(program.engine.clone())?);
@@ -197,9 +197,9 @@ impl Service {
     }
 }
 
-fn prepare(program: &Program, open_files: Option<u64>) -> wasmtime::Result<InstancePre<ComponentState>> {
+fn prepare(program: &Program, limits: &Limits) -> wasmtime::Result<InstancePre<ComponentState>> {
     let Mapped::Component(component) = &program.code else {
         wasmtime::bail!("a service is a component");
     };
-    linker::component(&program.engine, &program.description, open_files)?.instantiate_pre(component)
+    linker::component(&program.engine, &program.description, limits)?.instantiate_pre(component)
 }

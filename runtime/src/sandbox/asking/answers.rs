@@ -6,13 +6,14 @@ use crate::grants::Egress;
 use crate::guest::process::LoadError;
 use crate::network::outside::Unresolved;
 use crate::network::peers;
+use crate::rootfs;
 use crate::sandbox::wire::{self, Answer, Order, Question};
-use crate::store::Store;
+use crate::store::{Store, files};
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,13 +27,21 @@ pub(in crate::sandbox) struct Answers {
     egress: Egress,
     /// Where the members of its network are written down.
     network: Option<PathBuf>,
+    /// Its own layer.
+    layer: PathBuf,
     asking: Arc<AtomicUsize>,
 }
 
 impl Answers {
     /// With a store, it may start programs; `network` is the directory of its network's members, if it is on one.
-    pub(in crate::sandbox) fn new(store: Option<Store>, egress: Egress, network: Option<PathBuf>) -> Self {
-        Self { programs: store.map(Compiling::new), egress, network, asking: Arc::default() }
+    pub(in crate::sandbox) fn new(
+        store: Option<Store>,
+        egress: Egress,
+        network: Option<PathBuf>,
+        bundle: &Path,
+    ) -> Self {
+        let layer = rootfs::upper(bundle);
+        Self { programs: store.map(Compiling::new), egress, network, layer, asking: Arc::default() }
     }
 
     /// Lets it start programs from now on: what is run inside a container may.
@@ -67,6 +76,11 @@ impl Answers {
             Question::Listener(protocol, at) => {
                 let real = self.network.as_deref().and_then(|dir| peers::listener(dir, protocol, at));
                 reply(&socket, ticket, Answer::Listener(real));
+            }
+            Question::Written => {
+                let layer = self.layer.clone();
+                let measure = move || (Answer::Written(files::tree_size(&layer)), None);
+                self.aside(socket, ticket, measure, |_| Answer::Written(u64::MAX));
             }
             Question::Roots if self.egress.is_empty() => {
                 reply(&socket, ticket, Answer::Roots(Err("this container may call nobody".to_owned())));

@@ -10,6 +10,7 @@ use super::wire::{self, Answer, Question, Report};
 use crate::grants::Protocol;
 use crate::guest::Description;
 use crate::guest::process::{LoadError, Loader, Loading};
+use crate::guest::storage::Measure;
 use crate::network::outside::{Outside, Resolving, Roots, Unresolved};
 use futures::future::BoxFuture;
 use std::collections::HashMap;
@@ -97,6 +98,16 @@ impl Loader for ContainersAsking {
                 _ => Err(lost("the answer was lost")),
             }
         })
+    }
+}
+
+impl Measure for ContainersAsking {
+    fn measure(&self) -> Option<u64> {
+        // The answer comes by another thread than that of a guest that writes.
+        match futures::executor::block_on(self.ask(Question::Written, None)) {
+            Some((Answer::Written(bytes), _)) => Some(bytes),
+            _ => None,
+        }
     }
 }
 
