@@ -3,12 +3,12 @@
 use crate::format::humanize::bytes_size;
 use crate::format::time::parse_length;
 use clap::Args;
-use sampan_runtime::grants::Limits;
+use sampan_runtime::grants::{Limits, Resources};
 use std::time::Duration;
 
-/// What a container may use, as Docker names it.
+// Memory and processors, as Docker names them: what can be changed while the container runs.
 #[derive(Debug, Default, Args)]
-pub struct LimitFlags {
+pub struct ResourceFlags {
     /// Memory that the container may have: bytes, or with b, k, m or g
     #[arg(short, long, value_name = "SIZE", value_parser = memory)]
     memory: Option<u64>,
@@ -24,6 +24,22 @@ pub struct LimitFlags {
     /// The container's share of a busy machine, where others have 1024
     #[arg(short, long, value_name = "SHARES")]
     cpu_shares: Option<u64>,
+}
+
+impl ResourceFlags {
+    /// What the flags say; 0 is the default.
+    pub fn resources(&self) -> Resources {
+        let quota =
+            self.cpu_quota.map(|quota| quota.saturating_mul(1_000_000_000) / self.cpu_period.unwrap_or(100_000));
+        Resources { memory: self.memory, nano_cpus: self.cpus.or(quota), cpu_shares: self.cpu_shares }
+    }
+}
+
+/// What a container may use, as Docker names it.
+#[derive(Debug, Default, Args)]
+pub struct LimitFlags {
+    #[command(flatten)]
+    resources: ResourceFlags,
     /// How long the container may run: 30s, 10m. It is then stopped as by `stop`, and ends with 124
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     timeout: Option<Duration>,
@@ -38,17 +54,15 @@ pub struct LimitFlags {
 impl LimitFlags {
     /// The limits that the flags say. Nothing, or 0, is the default.
     pub fn limits(&self) -> Limits {
-        let quota =
-            self.cpu_quota.map(|quota| quota.saturating_mul(1_000_000_000) / self.cpu_period.unwrap_or(100_000));
-        Limits {
-            memory: self.memory.filter(|bytes| *bytes > 0),
-            nano_cpus: self.cpus.filter(|nano| *nano > 0).or(quota),
-            cpu_shares: self.cpu_shares.filter(|shares| *shares > 0),
+        let mut limits = Limits {
             timeout: self.timeout,
             grace: None,
             open_files: self.ulimit.last().copied(),
             storage: self.storage_opt.last().copied(),
-        }
+            ..Limits::default()
+        };
+        self.resources.resources().apply(&mut limits);
+        limits
     }
 }
 

@@ -4,10 +4,11 @@ use crate::exec::ExecProcess;
 use crate::v1::{AttachRequest, DetachRequest, SandboxClient as SideClient, StatsRequest, StatsResponse};
 use containerd_shim_protos::api::{
     DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, ResizePtyRequest, ResumeRequest, StartRequest,
-    WaitRequest,
+    UpdateTaskRequest, WaitRequest,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::TaskClient;
+use sampan_runtime::grants::Resources;
 use std::path::Path;
 use std::time::Duration;
 use ttrpc::asynchronous::Client;
@@ -15,6 +16,8 @@ use ttrpc::{Code, context};
 
 const EXEC: &str = "run a program in the container";
 const START: &str = "start the program";
+/// How containerd names the type of what a Linux container may use.
+const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 /// How containerd names the type of an OCI process.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
@@ -114,6 +117,21 @@ impl SandboxClient {
         let request = ResumeRequest { id: id.to_owned(), ..ResumeRequest::default() };
         let answer = self.task.resume(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(|source| ClientError::Call { what: "go on", source })
+    }
+
+    /// Changes what a running container may use.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn limit(&self, id: &str, change: &Resources) -> Result<(), ClientError> {
+        let call = |source| ClientError::Call { what: "change its limits", source };
+        let value = change.to_linux().map_err(|e| e.to_string());
+        let value = value.and_then(|linux| serde_json::to_vec(&linux).map_err(|e| e.to_string()));
+        let value = value.map_err(|e| call(ttrpc::Error::Others(e)))?;
+        let resources = Some(Any { type_url: RESOURCES.to_owned(), value, ..Any::default() }).into();
+        let request = UpdateTaskRequest { id: id.to_owned(), resources, ..UpdateTaskRequest::default() };
+        let answer = self.task.update(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(call)
     }
 
     /// What a container uses.

@@ -8,7 +8,7 @@ use containerd_shim_protos::api::{
     CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
     DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse, ProcessInfo,
     ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
-    StatsRequest, StatsResponse, Status, WaitRequest, WaitResponse,
+    StatsRequest, StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, IOEntry, IOStat, MemoryStat, Metrics, PidsStat};
 use containerd_shim_protos::protobuf::Message as _;
@@ -17,7 +17,7 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use sampan_runtime::config::Config;
 use sampan_runtime::container::locate_program;
-use sampan_runtime::grants::Grants;
+use sampan_runtime::grants::{Grants, Resources};
 use sampan_runtime::guest::code;
 use sampan_runtime::sandbox::{Attach, Entry, ExecError, Exit, Keeper, Phase, SandboxError, Snapshot, Stats, log};
 use sampan_runtime::store::{Store, files};
@@ -50,7 +50,7 @@ pub(crate) fn refuse(code: Code, message: impl Into<String>) -> Error {
 pub(crate) fn of_sandbox(error: SandboxError) -> Error {
     let code = match &error {
         SandboxError::NoContainer(_) => Code::NOT_FOUND,
-        SandboxError::Phase { .. } | SandboxError::Shared(_) => Code::FAILED_PRECONDITION,
+        SandboxError::Phase { .. } | SandboxError::Shared(_) | SandboxError::InUse { .. } => Code::FAILED_PRECONDITION,
         SandboxError::Gone => Code::UNAVAILABLE,
         _ => Code::INTERNAL,
     };
@@ -292,6 +292,16 @@ impl Task for TaskService {
         let value = metrics.map_err(|e| refuse(Code::INTERNAL, format!("cannot write the metrics: {e}")))?;
         let any = Any { type_url: METRICS.to_owned(), value, ..Any::default() };
         Ok(StatsResponse { stats: Some(any).into(), ..StatsResponse::default() })
+    }
+
+    /// Changes limits of memory and processors (`LinuxResources` of the OCI runtime specification, as JSON).
+    async fn update(&self, _: &Context, request: UpdateTaskRequest) -> Result<Empty> {
+        let _call = self.busy.call();
+        let invalid = |e: String| refuse(Code::INVALID_ARGUMENT, format!("cannot read the resources: {e}"));
+        let linux = serde_json::from_slice(&request.resources.value).map_err(|e| invalid(e.to_string()))?;
+        let change = Resources::from_linux(&linux).map_err(|e| invalid(e.to_string()))?;
+        self.keeper.limit(&request.id, change).await.map_err(of_sandbox)?;
+        Ok(Empty::default())
     }
 
     /// Writes down a program that is to be run inside a container; `start` with its name starts it.

@@ -3,6 +3,7 @@
 use crate::commands::for_each;
 use crate::commands::lifecycle::stop;
 use crate::commands::sandbox::speak;
+use crate::limits::ResourceFlags;
 use crate::{Context, front};
 use anyhow::{Result, bail};
 use clap::Args;
@@ -45,6 +46,8 @@ pub struct UpdateArgs {
     /// When to start the container again by itself: no, on-failure[:TIMES], always or unless-stopped
     #[arg(long, value_name = "POLICY")]
     restart: Option<Policy>,
+    #[command(flatten)]
+    resources: ResourceFlags,
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -99,13 +102,17 @@ fn ask_running(
 
 impl UpdateArgs {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
-        let change = Update { restart: self.restart };
+        let change = Update { restart: self.restart, resources: self.resources.resources() };
         if change == Update::default() {
-            bail!("nothing is to be changed: give --restart");
+            bail!("nothing is to be changed: give --restart, --memory, --cpus or --cpu-shares");
         }
         let store = context.store()?;
         for_each(&self.containers, |name| {
             let found = container::find(&store, name)?;
+            // Limits that it cannot have are not written down either.
+            if !change.resources.is_empty() && found.status(&store).is_running() {
+                speak(&store, &found, async |client| client.limit(&found.record.id, &change.resources).await)?;
+            }
             container::update(&found, change)?;
             found.tell(&store, "update", []);
             Ok(())

@@ -3,6 +3,7 @@
 use super::record::Record;
 use super::restart::Policy;
 use super::{Container, ContainerError, Result};
+use crate::grants::{Grants, Resources};
 use crate::store::{Durability, Lock, files};
 
 /// What is to be changed. Empty fields leave things as they are.
@@ -10,9 +11,11 @@ use crate::store::{Durability, Lock, files};
 pub struct Update {
     /// What becomes of it when it ends.
     pub restart: Option<Policy>,
+    /// What it may use.
+    pub resources: Resources,
 }
 
-/// Changes a container, also while it runs: the next end is under the new policy.
+/// Changes a container, also while it runs: the next end is under the new policy, and the next start under the new limits.
 ///
 /// # Errors
 /// When the change contradicts what is there, or the store cannot be written.
@@ -26,6 +29,13 @@ pub fn update(container: &Container, change: Update) -> Result<()> {
             return Err(ContainerError::RemovedAtItsEnd(record.id));
         }
         record.restart = restart;
+    }
+    if !change.resources.is_empty() {
+        change.resources.apply(&mut record.limits);
+        let path = container.dir.join("config.json");
+        let mut grants = Grants::from_spec(&files::read_json(&path)?)?;
+        change.resources.apply(&mut grants.limits);
+        files::write_json(&path, &grants.to_spec()?, Durability::Flushed)?;
     }
     files::write_json(&path, &record, Durability::Flushed)?;
     Ok(())

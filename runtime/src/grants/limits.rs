@@ -3,8 +3,8 @@
 //! In a bundle the limits stand where the OCI runtime specification has them (config-linux.md, "Memory" and "CPU";
 //! config.md, "rlimits"), and in annotations where it has no place.
 
-use super::{GrantError, unreadable};
-use oci_spec::runtime::{LinuxCpu, LinuxCpuBuilder, LinuxMemoryBuilder, PosixRlimitBuilder, PosixRlimitType, Spec};
+use super::{GrantError, Resources, unreadable};
+use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, Spec};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -13,9 +13,6 @@ mod annotation {
     pub const STORAGE: &str = "dev.sampan.storage-size";
     pub const GRACE: &str = "dev.sampan.timeout-grace";
 }
-
-/// The period of a quota, in microseconds: what Docker and Kubernetes write.
-const PERIOD: u64 = 100_000;
 
 /// What a container may use. `None` is the default, which protects the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,17 +59,18 @@ impl Limits {
         self.open_files.is_some() || self.storage.is_some()
     }
 
+    /// Those that can be changed while the container runs.
+    fn resources(&self) -> Resources {
+        Resources { memory: self.memory, nano_cpus: self.nano_cpus, cpu_shares: self.cpu_shares }
+    }
+
     /// Writes the limits into a bundle.
     pub(super) fn write(&self, spec: &mut Spec) -> Result<(), GrantError> {
-        let memory = match self.memory {
-            Some(bytes) => Some(LinuxMemoryBuilder::default().limit(i64::try_from(bytes).unwrap_or(i64::MAX)).build()?),
-            None => None,
-        };
-        let cpu = self.cpu()?;
+        let said = self.resources().to_linux()?;
         if let Some(linux) = spec.linux_mut() {
             let resources = linux.resources_mut().get_or_insert_default();
-            resources.set_memory(memory);
-            resources.set_cpu(cpu);
+            resources.set_memory(*said.memory());
+            resources.set_cpu(said.cpu().clone());
         }
         let files = self
             .open_files
@@ -89,61 +87,23 @@ impl Limits {
         Ok(())
     }
 
-    fn cpu(&self) -> Result<Option<LinuxCpu>, GrantError> {
-        if self.nano_cpus.is_none() && self.cpu_shares.is_none() {
-            return Ok(None);
-        }
-        let mut cpu = LinuxCpuBuilder::default().build()?;
-        cpu.set_shares(self.cpu_shares);
-        if let Some(nano) = self.nano_cpus {
-            let quota = u128::from(nano) * u128::from(PERIOD) / 1_000_000_000;
-            cpu.set_quota(Some(i64::try_from(quota).unwrap_or(i64::MAX)));
-            cpu.set_period(Some(PERIOD));
-        }
-        Ok(Some(cpu))
-    }
-
     /// Reads the limits of a bundle. Below zero is no limit there, and the default here.
     pub(super) fn read(spec: &Spec) -> Result<Self, GrantError> {
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        let memory = resources.and_then(|all| all.memory().as_ref()?.limit());
-        let memory = match memory.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0) {
-            Some(bytes) if bytes < Self::LEAST_MEMORY => {
-                let reason = format!("{bytes} bytes are less than the {} of the smallest memory", Self::LEAST_MEMORY);
-                return Err(unreadable("linux.resources.memory.limit")(reason));
-            }
-            memory => memory,
-        };
-        let cpu = resources.and_then(|all| all.cpu().as_ref());
+        let said = resources.map(Resources::from_linux).transpose()?.unwrap_or_default();
         let note = |key: &str| spec.annotations().as_ref().and_then(|all| all.get(key)).map(String::as_str);
         let limits = spec.process().as_ref().and_then(|process| process.rlimits().as_deref()).unwrap_or_default();
         let files = limits.iter().find(|limit| limit.typ() == PosixRlimitType::RlimitNofile);
         let number = |key| note(key).map(|text| text.parse::<u64>().map_err(unreadable(key))).transpose();
-        Ok(Self {
-            memory,
-            nano_cpus: cpu.map(quota).transpose()?.flatten(),
-            cpu_shares: cpu.and_then(LinuxCpu::shares).filter(|shares| *shares > 0),
+        let mut limits = Self {
             timeout: number(annotation::TIMEOUT)?.map(Duration::from_millis),
             grace: number(annotation::GRACE)?.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX)),
             storage: number(annotation::STORAGE)?,
             open_files: files.map(|limit| limit.soft().max(Self::LEAST_FILES)),
-        })
-    }
-}
-
-/// A quota of so many microseconds in each period, as billionths of a processor. Below zero is none.
-fn quota(cpu: &LinuxCpu) -> Result<Option<u64>, GrantError> {
-    let Some(quota) = cpu.quota().and_then(|quota| u64::try_from(quota).ok()).filter(|quota| *quota > 0) else {
-        return Ok(None);
-    };
-    let period = cpu.period().filter(|period| *period > 0).unwrap_or(PERIOD);
-    let nano = u128::from(quota) * 1_000_000_000 / u128::from(period);
-    match u64::try_from(nano).ok() {
-        Some(nano) if nano >= Limits::LEAST_CPU => Ok(Some(nano)),
-        _ => {
-            let reason = format!("{quota} of {period} microseconds is less than a hundredth of a processor");
-            Err(unreadable("linux.resources.cpu.quota")(reason))
-        }
+            ..Self::default()
+        };
+        said.apply(&mut limits);
+        Ok(limits)
     }
 }
 

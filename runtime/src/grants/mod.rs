@@ -10,12 +10,14 @@ mod egress;
 mod http;
 mod limits;
 mod ports;
+mod resources;
 
 pub use address::{Address, AddressError};
 pub use egress::{Egress, Ports, Rule, RuleError};
 pub use http::Http;
 pub use limits::Limits;
 pub use ports::{Port, PortError, Protocol, Publish};
+pub use resources::Resources;
 
 use oci_spec::runtime::{Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder};
 use serde::{Deserialize, Serialize};

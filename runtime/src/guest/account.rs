@@ -2,10 +2,10 @@
 
 use super::cpu::Cpu;
 use super::storage::Storage;
-use crate::grants::Limits;
+use crate::grants::{Limits, Resources};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use wasmtime::{ResourceLimiter, Store};
+use wasmtime::{Engine, ResourceLimiter, Store};
 
 /// Up to here the default limit is not looked up: it is never less on a machine that runs anything.
 const FREE: u64 = 32 << 20;
@@ -26,8 +26,8 @@ pub(super) struct OutOfMemory {
 /// The account of one container.
 #[derive(Debug, Default)]
 pub struct Account {
-    /// The limit that was asked for.
-    given: Option<u64>,
+    /// The limit that was asked for; 0 is the default.
+    given: AtomicU64,
     default: OnceLock<u64>,
     memory: AtomicU64,
     killed: AtomicBool,
@@ -41,7 +41,24 @@ impl Account {
     #[must_use]
     pub fn new(limits: &Limits) -> Arc<Self> {
         let cpu = Arc::new(Cpu::new(limits.nano_cpus));
-        Arc::new(Self { given: limits.memory, cpu, ..Self::default() })
+        let given = AtomicU64::new(limits.memory.unwrap_or(0));
+        Arc::new(Self { given, cpu, ..Self::default() })
+    }
+
+    /// Changes the limits, of guests that run in this engine. Memory that is there stays: with less than that no more is
+    /// given.
+    pub(super) fn limit(&self, change: Resources, engine: Option<&Engine>) {
+        if let Some(memory) = change.memory {
+            self.given.store(memory, Ordering::Relaxed);
+        }
+        if let Some(nano) = change.nano_cpus {
+            self.cpu.limit(Some(nano).filter(|nano| *nano > 0), engine);
+        }
+    }
+
+    /// The limit of its memory that was asked for.
+    fn given(&self) -> Option<u64> {
+        Some(self.given.load(Ordering::Relaxed)).filter(|given| *given > 0)
     }
 
     /// Limits what the container may have in its own layer.
@@ -70,7 +87,7 @@ impl Account {
     /// How many bytes of memory all may have together.
     #[must_use]
     pub fn memory_limit(&self) -> u64 {
-        self.given.unwrap_or_else(|| *self.default.get_or_init(Limits::default_memory))
+        self.given().unwrap_or_else(|| *self.default.get_or_init(Limits::default_memory))
     }
 
     /// How many bytes of memory all have together.
@@ -91,7 +108,8 @@ impl Account {
     }
 
     fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
-        let fits = |sum: u64| sum <= self.given.unwrap_or(FREE) || sum <= self.memory_limit();
+        let given = self.given();
+        let fits = |sum: u64| sum <= given.unwrap_or(FREE) || sum <= self.memory_limit();
         let add = |used: u64| used.checked_add(bytes).filter(|sum| fits(*sum));
         match self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
             Ok(_) => Ok(()),
@@ -209,7 +227,7 @@ pub trait Metered: 'static {
 /// Has a store's growth charged, and no single call of the host copy more than the container may have.
 pub fn meter<T: Metered>(store: &mut Store<T>) {
     store.limiter(|state| state.meter());
-    if let Some(most) = store.data_mut().meter().account.given {
+    if let Some(most) = store.data_mut().meter().account.given() {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         store.set_hostcall_fuel(store.hostcall_fuel().min(most));
     }

@@ -24,7 +24,8 @@ pub(super) type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Debug, Default)]
 pub struct Cpu {
     threads: Mutex<Threads>,
-    quota: Option<Quota>,
+    /// There from the moment when there first is a share.
+    quota: OnceLock<Quota>,
 }
 
 #[derive(Debug, Default)]
@@ -38,8 +39,8 @@ struct Threads {
 /// How much processor time there is.
 #[derive(Debug)]
 struct Quota {
-    /// Processors.
-    rate: f64,
+    /// Billionths of a processor; 0 is as many as there are.
+    nano: AtomicU64,
     state: Mutex<Balance>,
     pacer: OnceLock<Option<Pacer>>,
     held_us: AtomicU64,
@@ -58,15 +59,21 @@ impl Cpu {
     /// The time of a container that may have so many billionths of a processor; any with `None`.
     #[must_use]
     pub fn new(nano_cpus: Option<u64>) -> Self {
-        #[allow(clippy::cast_precision_loss, reason = "nobody has so many processors")]
-        let quota = nano_cpus.map(|nano| Quota {
-            rate: nano as f64 / 1e9,
-            state: Mutex::new(Balance { at: Instant::now(), used: Duration::ZERO, left: 0.0 }),
-            pacer: OnceLock::new(),
-            held_us: AtomicU64::new(0),
-            held: AtomicU64::new(0),
-        });
+        let quota = nano_cpus.map(Quota::new).map(OnceLock::from).unwrap_or_default();
         Self { threads: Mutex::default(), quota }
+    }
+
+    /// Changes what it may have while guests run, in the engine that runs them. From now on it is counted anew.
+    pub fn limit(&self, nano_cpus: Option<u64>, engine: Option<&Engine>) {
+        self.quota.get_or_init(|| Quota::new(0)).change(nano_cpus.unwrap_or(0), self.used());
+        if let Some(engine) = engine {
+            self.pace(engine);
+        }
+    }
+
+    /// The share, if there is one.
+    fn share(&self) -> Option<&Quota> {
+        self.quota.get().filter(|quota| quota.nano.load(Ordering::Relaxed) > 0)
     }
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
@@ -108,7 +115,7 @@ impl Cpu {
     /// How often the container was held up because it was ahead of its share, and how long in all.
     #[must_use]
     pub fn held_up(&self) -> (u64, Duration) {
-        self.quota.as_ref().map_or_else(Default::default, |quota| {
+        self.quota.get().map_or_else(Default::default, |quota| {
             let us = quota.held_us.load(Ordering::Relaxed);
             (quota.held.load(Ordering::Relaxed), Duration::from_micros(us))
         })
@@ -116,7 +123,7 @@ impl Cpu {
 
     /// Looks after a store that begins: while a guest with a share computes, the epoch moves on.
     pub(super) fn pace(&self, engine: &Engine) {
-        if let Some(quota) = &self.quota {
+        if let Some(quota) = self.share() {
             // Without a thread for it the guest is looked at when its host calls return.
             if let Some(pacer) = quota.pacer.get_or_init(|| Pacer::start(engine.clone()).ok()) {
                 pacer.seen();
@@ -126,7 +133,7 @@ impl Cpu {
 
     /// What a guest that looks at the epoch has to wait for; nothing if its container is within its share.
     pub(super) fn due(self: &Arc<Self>) -> Option<Wait> {
-        let quota = self.quota.as_ref()?;
+        let quota = self.share()?;
         if quota.ahead(self.used()).is_none() {
             quota.seen();
             return None;
@@ -134,7 +141,7 @@ impl Cpu {
         quota.held.fetch_add(1, Ordering::Relaxed);
         let cpu = Arc::clone(self);
         Some(Box::pin(async move {
-            let Some(quota) = &cpu.quota else { return };
+            let Some(quota) = cpu.quota.get() else { return };
             let begun = Instant::now();
             while let Some(wait) = quota.ahead(cpu.used()) {
                 tokio::time::sleep(wait.min(NAP)).await;
@@ -148,6 +155,22 @@ impl Cpu {
 }
 
 impl Quota {
+    fn new(nano: u64) -> Self {
+        Self {
+            nano: AtomicU64::new(nano),
+            state: Mutex::new(Balance { at: Instant::now(), used: Duration::ZERO, left: 0.0 }),
+            pacer: OnceLock::new(),
+            held_us: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+        }
+    }
+
+    fn change(&self, nano: u64, used: Duration) {
+        let mut balance = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.nano.store(nano, Ordering::Relaxed);
+        *balance = Balance { at: Instant::now(), used, left: 0.0 };
+    }
+
     /// A guest has looked at the epoch.
     fn seen(&self) {
         if let Some(Some(pacer)) = self.pacer.get() {
@@ -158,11 +181,16 @@ impl Quota {
     /// How long a container that has used so much must wait.
     fn ahead(&self, used: Duration) -> Option<Duration> {
         let mut balance = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        #[allow(clippy::cast_precision_loss, reason = "nobody has so many processors")]
+        let rate = self.nano.load(Ordering::Relaxed) as f64 / 1e9;
+        if rate == 0.0 {
+            return None;
+        }
         let now = Instant::now();
         let (earned, spent) = (now - balance.at, used.saturating_sub(balance.used));
-        let left = balance.left + earned.as_secs_f64() * self.rate - spent.as_secs_f64();
-        *balance = Balance { at: now, used: used.max(balance.used), left: left.min(SAVED.as_secs_f64() * self.rate) };
-        (left < 0.0).then(|| Duration::try_from_secs_f64(-left / self.rate).unwrap_or(NAP))
+        let left = balance.left + earned.as_secs_f64() * rate - spent.as_secs_f64();
+        *balance = Balance { at: now, used: used.max(balance.used), left: left.min(SAVED.as_secs_f64() * rate) };
+        (left < 0.0).then(|| Duration::try_from_secs_f64(-left / rate).unwrap_or(NAP))
     }
 }
 
@@ -229,13 +257,13 @@ pub fn niceness(shares: u64) -> i32 {
     steps
 }
 
-/// Gives the calling thread, and those that it starts from now on, this niceness.
+/// Gives a thread, and those that it starts from now on, this niceness; 0 is the calling thread.
 ///
 /// # Errors
-/// When it is below what the thread has, and it may not do that.
-pub fn set_niceness(niceness: i32) -> std::io::Result<()> {
-    // SAFETY: the call takes numbers; 0 is the calling thread.
-    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) } {
+/// When it is below what the thread has and nobody allowed that, or there is no such thread.
+pub fn set_niceness(thread: u32, niceness: i32) -> std::io::Result<()> {
+    // SAFETY: the call takes numbers.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, niceness) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
@@ -282,10 +310,16 @@ mod tests {
 
     #[test]
     fn who_is_ahead_waits_until_its_share_has_come() {
-        let quota = Cpu::new(Some(500_000_000)).quota.unwrap();
+        let cpu = Cpu::new(Some(500_000_000));
+        let quota = cpu.share().unwrap();
         assert_eq!(quota.ahead(Duration::ZERO), None);
         let wait = quota.ahead(Duration::from_secs(1)).unwrap();
         assert!(wait > Duration::from_millis(1800) && wait <= Duration::from_secs(2), "{wait:?}");
+        cpu.limit(None, None);
+        assert!(cpu.share().is_none() && quota.ahead(Duration::from_secs(2)).is_none());
+        cpu.limit(Some(1_000_000_000), None);
+        let wait = cpu.share().unwrap().ahead(Duration::from_secs(3)).unwrap();
+        assert!(wait > Duration::from_millis(2800) && wait <= Duration::from_secs(3), "{wait:?}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod usage;
 pub use kind::{Description, Kind};
 pub use service::figures::Counts;
 
+use crate::grants::Resources;
 use crate::network::refusals::{Counting, Refusals};
 use crate::network::traffic::Traffic;
 use account::Account;
@@ -327,6 +328,13 @@ impl Control {
     /// Says where it is written down what the guest's container uses.
     pub fn uses(&self, account: &Arc<Account>, traffic: &Arc<Traffic>) {
         let _ = self.0.used.set((Arc::clone(account), Arc::clone(traffic)));
+    }
+
+    /// Changes what the guest's container may use.
+    pub fn limit(&self, change: Resources) {
+        if let Some((account, _)) = self.0.used.get() {
+            account.limit(change, self.0.engine.get().map(|engine| &engine.0));
+        }
     }
 
     fn usage(&self) -> Option<Usage> {

@@ -88,6 +88,11 @@ pub(super) fn run(
             Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
             Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
             Ok(Some((Order::Exec(order), fds))) => rooms.take(order, fds, &asking),
+            Ok(Some((Order::Limit(id, change), _))) => {
+                if let Some(control) = running.get(&id) {
+                    control.limit(change);
+                }
+            }
             Ok(Some((Order::Rest, _))) => super::rest(),
             Ok(Some((Order::Count(id), _))) => {
                 let counted = running.get(&id).map(Control::counted).unwrap_or_default();
@@ -256,7 +261,7 @@ fn live(
     control.hush(output.closer());
     let diagnostics = output.clone();
     if let Some(shares) = grants.limits.cpu_shares
-        && let Err(e) = cpu::set_niceness(cpu::niceness(shares))
+        && let Err(e) = cpu::set_niceness(0, cpu::niceness(shares))
     {
         let words = format!("it has no more than the usual share of a busy machine, and not {shares} of 1024: {e}\n");
         let _ = output.write(Channel::Diagnostic, words.as_bytes());

@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -136,6 +136,11 @@ impl Keeper {
     #[must_use]
     pub fn host_pid(&self) -> u32 {
         self.0.pid.as_raw_pid().unsigned_abs()
+    }
+
+    /// The socket to the host process.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.0.socket.as_fd()
     }
 
     /// Which fences stand; `None` until the host has said so.

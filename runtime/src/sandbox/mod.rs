@@ -12,6 +12,7 @@ mod host;
 mod keeper;
 pub mod log;
 pub mod outputs;
+mod resources;
 mod seccomp;
 mod snapshot;
 mod stats;
@@ -69,6 +70,16 @@ pub enum SandboxError {
          containers by stopping them, or give each a sandbox of its own"
     )]
     Shared(String),
+    /// Less memory than a container has already.
+    #[error("container {id} has {used} bytes of memory, more than the {limit} that it is to be limited to")]
+    InUse {
+        /// Which one.
+        id: String,
+        /// What it has.
+        used: u64,
+        /// What it may have from now on.
+        limit: u64,
+    },
     /// No such container in this sandbox.
     #[error("no container {0} in this sandbox")]
     NoContainer(String),

@@ -2,7 +2,7 @@
 
 use super::exec::{ExecNews, ExecOrder};
 use super::fence::Fences;
-use crate::grants::{Port, Protocol, Publish};
+use crate::grants::{Port, Protocol, Publish, Resources};
 use crate::guest::process::LoadError;
 use crate::guest::{Counted, Description, Ending};
 use crate::network::outside::Unresolved;
@@ -37,6 +37,8 @@ pub(super) enum Order {
     Answer { ticket: u64, answer: Answer },
     /// Say what has been counted of a container.
     Count(String),
+    /// Change what a container may use.
+    Limit(String, Resources),
     /// Something about a program that is run inside a container.
     Exec(ExecOrder),
     /// Give up what starting took: an idle sandbox needs little of the program's text.

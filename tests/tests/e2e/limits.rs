@@ -217,3 +217,43 @@ fn a_layer_gets_no_larger_than_it_may() {
     store.sampan(line).arg("for i in 1 2 3 4 5 6; do cat /bin/sh >> /f || exit 7; done").fails(7);
     store.sampan("run --rm --storage-opt basesize=1g probe").fails(125).stderr_has("size=1g");
 }
+
+#[test]
+fn limits_are_changed_while_a_container_runs() {
+    let store = Store::shared(&["web", "probe"]);
+    let web = store.detached("-p 8000 web");
+    let asks = |status| drop(net::get(web.port("8000"), "/alloc?bytes=64000000").expect(status));
+    asks(200);
+    store.sampan(format!("update -m 32m {web}")).ok();
+    asks(500);
+    assert_eq!(web.inspect("{{.HostConfig.Memory}} {{.Sampan.Limits.Memory}}"), "33554432 33554432");
+    store.sampan(format!("restart {web}")).ok();
+    asks(500);
+    store.sampan(format!("update -m 0 {web}")).ok();
+    asks(200);
+
+    let busy = store.detached("probe spin");
+    busy.says("spinning");
+    let share = || {
+        let stats = store.sampan(format!("stats --no-stream --format '{{{{.CPUPerc}}}}' {busy}")).ok();
+        stats.line().trim_end_matches('%').parse::<f64>().unwrap()
+    };
+    store.sampan(format!("update --cpus 0.2 --cpu-shares 512 {busy}")).ok();
+    eventually("it is held up", || (15.0..=25.0).contains(&share()));
+    let nice = std::fs::read_dir(format!("/proc/{}/task", busy.host())).unwrap().any(|task| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(16) == Some("3")
+    });
+    assert!(nice, "no thread of it gives way");
+    store.sampan(format!("update --cpu-quota 30000 {busy}")).ok();
+    assert_eq!(busy.inspect("{{.HostConfig.NanoCpus}} {{.HostConfig.CpuShares}}"), "300000000 512");
+    store.sampan(format!("update --cpus 0 {busy}")).ok();
+    eventually("it goes on as it can", || share() > 35.0);
+    // What cannot be is refused, and changes nothing.
+    store.sampan(format!("update -m 100k {busy}")).fails(1).stderr_has("bytes of memory, more than the 102400");
+    assert_eq!(busy.inspect("{{.HostConfig.Memory}}"), "0");
+    store.sampan(format!("update {busy}")).fails(1).stderr_has("--memory");
+    store.sampan(format!("kill {busy}")).ok();
+    store.sampan(format!("update -m 48m {busy}")).ok();
+    assert_eq!(busy.inspect("{{.HostConfig.Memory}}"), "50331648");
+}
