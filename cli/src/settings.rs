@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::restart::Policy;
 use sampan_runtime::container::{Join, MountRequest, MountSource, Settings, id};
-use sampan_runtime::grants::{Http, Network, Port, Publish, Rule};
+use sampan_runtime::grants::{Http, Network, Port, Publish, Rule, Secret, Shown};
+use sampan_runtime::rootfs::normalize;
 use sampan_runtime::sandbox::log::{self, Driver};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -42,6 +43,9 @@ pub struct ContainerFlags {
     /// Mount, in full: type=bind|volume,source=…,target=…[,readonly]
     #[arg(long, value_name = "MOUNT")]
     mount: Vec<String>,
+    /// Show a file of the host as a secret, in memory only: id=NAME,src=FILE[,target=PATH] or id=NAME,src=FILE,type=env[,target=VARIABLE]
+    #[arg(long, value_name = "SECRET")]
+    secret: Vec<String>,
     /// Set the working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -182,6 +186,7 @@ impl ContainerFlags {
             publish_all: self.publish_all,
             exposed: self.expose,
             mounts: volumes.chain(mounts).collect::<Result<_>>()?,
+            secrets: secrets(&self.secret)?,
             read_only: self.read_only,
             network,
             join,
@@ -320,6 +325,52 @@ fn bail_parts(given: &str) -> anyhow::Error {
     anyhow::anyhow!("invalid volume {given:?}: too many colons; wanted [name|path:]path[:ro]")
 }
 
+/// `--secret id=…,src=…[,type=mount|env][,target=…]`, in the words of `docker build` and `podman run`.
+fn secrets(given: &[String]) -> Result<Vec<Secret>> {
+    let mut all: Vec<Secret> = Vec::new();
+    for text in given {
+        let secret = parse_secret(text).map_err(|reason| anyhow::anyhow!("invalid secret {text:?}: {reason}"))?;
+        if all.iter().any(|other| other.id == secret.id || other.shown == secret.shown) {
+            bail!("invalid secret {text:?}: another has its id or its target");
+        }
+        all.push(secret);
+    }
+    Ok(all)
+}
+
+fn parse_secret(given: &str) -> Result<Secret, String> {
+    let (mut id, mut source, mut kind, mut target) = (None, None, "mount", None);
+    for part in given.split(',') {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        match key {
+            "id" => id = Some(value).filter(|id| is_secrets_id(id)),
+            "src" | "source" => source = Some(value).filter(|path| !path.is_empty()),
+            "type" if matches!(value, "mount" | "file") => kind = "mount",
+            "type" if value == "env" => kind = "env",
+            "target" | "dst" | "destination" => target = Some(value).filter(|target| !target.is_empty()),
+            _ => return Err(format!("{part:?} is none of id=NAME, src=FILE, type=mount|env and target=…")),
+        }
+    }
+    let id = id.ok_or("it needs id=NAME, of letters, digits, _, . and -")?.to_owned();
+    let source = source.ok_or("it needs src=FILE")?;
+    let source = std::path::absolute(source).map_err(|e| e.to_string())?;
+    if !source.is_file() {
+        return Err(format!("there is no file {}", source.display()));
+    }
+    let shown = match (kind, target) {
+        ("env", Some(name)) if name.contains('=') => return Err(format!("{name:?} is no name of a variable")),
+        ("env", name) => Shown::Variable(name.unwrap_or(&id).to_owned()),
+        (_, Some(path)) if path.starts_with('/') => Shown::File(normalize(path)),
+        (_, name) => Shown::File(normalize(&format!("{}/{}", Secret::DIR, name.unwrap_or(&id)))),
+    };
+    Ok(Secret { id, source, shown })
+}
+
+fn is_secrets_id(id: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    !id.is_empty() && id.len() < 64 && id.chars().all(known) && id != "." && id != ".."
+}
+
 /// `--mount type=…,source=…,target=…,readonly`.
 fn parse_mount(given: &str) -> Result<MountRequest> {
     let bad = |reason: String| anyhow::anyhow!("invalid mount {given:?}: {reason}");
@@ -359,6 +410,20 @@ mod tests {
         for bad in ["data:d", "a:/b:c", "/a:/b:ro:x", "b@d:/x"] {
             assert!(parse_volume(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn secrets_in_full() {
+        let shown = |text: &str| parse_secret(&format!("src=/etc/hostname,{text}")).map(|secret| secret.shown);
+        assert_eq!(shown("id=key"), Ok(Shown::File("/run/secrets/key".into())));
+        assert_eq!(shown("id=key,target=db"), Ok(Shown::File("/run/secrets/db".into())));
+        assert_eq!(shown("id=key,target=/etc/../k"), Ok(Shown::File("/k".into())));
+        assert_eq!(shown("id=KEY,type=env"), Ok(Shown::Variable("KEY".into())));
+        assert_eq!(shown("id=KEY,type=env,target=K"), Ok(Shown::Variable("K".into())));
+        for bad in ["", "id=", "id=../x", "id=..", "id=k,type=x", "id=k,mode=0400", "id=k,type=env,target=A=B"] {
+            assert!(shown(bad).is_err(), "{bad}");
+        }
+        assert!(parse_secret("id=k").is_err() && parse_secret("id=k,src=/none").is_err());
     }
 
     #[test]

@@ -4,9 +4,10 @@ use super::create::{Unwritten, give_up_room};
 use super::health::{self, OnFailure};
 use super::record::{Ended, Record, Running};
 use super::restart::{Again, Tries};
-use super::{Container, ContainerError, Result, program, remove, run_place};
+use super::{Container, ContainerError, Result, program, remove, run_place, set_variable};
 use crate::grants::Grants;
 use crate::guest::code::{self, CodeError};
+use crate::rootfs;
 use crate::sandbox::{self, Attach, Entry, Exit, Keeper, Phase, Snapshot};
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use std::cell::Cell;
@@ -130,6 +131,9 @@ impl Lease {
         };
         let (program, args) = program::locate_program(&self.container.dir, &grants)?;
         grants.args = args.unwrap_or(grants.args);
+        for variable in rootfs::secrets::variables(&grants.secrets)? {
+            set_variable(&mut grants.env, variable);
+        }
         let code = code::prepare(store, &program).map_err(|error| self.in_the_users_words(error))?;
         let id = self.container.record.id.clone();
         store.run_dir()?;

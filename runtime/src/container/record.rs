@@ -3,7 +3,7 @@
 
 use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
-use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish};
+use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish, Secret};
 use crate::sandbox::{Exit, Fences, log};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,6 +59,9 @@ pub struct Record {
     pub exposed: Vec<Port>,
     /// What is mounted.
     pub mounts: Vec<MountPoint>,
+    /// What it alone may know: where that is, and never what.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
     /// Whether its root cannot be written.
     pub read_only: bool,
     /// Whether it is removed when it ends.

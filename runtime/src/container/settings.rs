@@ -2,7 +2,7 @@
 
 use super::health::{Check, OnFailure};
 use super::restart::Policy;
-use crate::grants::{Egress, Http, Limits, Network, Port, Publish};
+use crate::grants::{Egress, Http, Limits, Network, Port, Publish, Secret};
 use crate::sandbox::log;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub exposed: Vec<Port>,
     /// What is mounted besides the image's volumes.
     pub mounts: Vec<MountRequest>,
+    /// What it alone may know.
+    pub secrets: Vec<Secret>,
     /// Whether its root cannot be written.
     pub read_only: bool,
     /// How it is connected.

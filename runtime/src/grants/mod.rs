@@ -11,6 +11,7 @@ mod http;
 mod limits;
 mod ports;
 mod resources;
+mod secret;
 
 pub use address::{Address, AddressError};
 pub use egress::{Egress, Ports, Rule, RuleError};
@@ -18,6 +19,7 @@ pub use http::Http;
 pub use limits::Limits;
 pub use ports::{Port, PortError, Protocol, Publish};
 pub use resources::Resources;
+pub use secret::{Secret, Shown};
 
 use oci_spec::runtime::{Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder};
 use serde::{Deserialize, Serialize};
@@ -132,6 +134,8 @@ pub struct Grants {
     pub root_writable: bool,
     /// What is mounted below `/`.
     pub binds: Vec<BindGrant>,
+    /// What it alone may know.
+    pub secrets: Vec<Secret>,
     /// How it is connected.
     pub network: Network,
     /// The address that it knows itself by; none under `host`, and in a bundle that is not ours.
@@ -168,6 +172,7 @@ mod annotation {
     pub const EGRESS: &str = "dev.sampan.allow-net";
     pub const STDIN: &str = "dev.sampan.stdin";
     pub const SPAWN: &str = "dev.sampan.spawn";
+    pub const SECRETS: &str = "dev.sampan.secrets";
 }
 
 impl Grants {
@@ -201,6 +206,7 @@ impl Grants {
         note(annotation::EGRESS, self.egress.to_string());
         note(annotation::STDIN, if self.stdin { "true".into() } else { String::new() });
         note(annotation::SPAWN, if self.spawn { "true".into() } else { String::new() });
+        note(annotation::SECRETS, Secret::note(&self.secrets));
         self.http.note(&mut note);
         let process = ProcessBuilder::default()
             .terminal(self.terminal)
@@ -248,6 +254,7 @@ impl Grants {
                 .filter(|m| !is_kernel_view(m))
                 .map(bind_grant)
                 .collect::<Result<_, _>>()?,
+            secrets: Secret::read(note(annotation::SECRETS), annotation::SECRETS)?,
             network: match note(annotation::NETWORK) {
                 None => Network::Default,
                 Some(word) => word.parse().map_err(unreadable(annotation::NETWORK))?,
@@ -346,6 +353,11 @@ mod tests {
             root: RootGrant::Layers(vec!["/s/layers/b".into(), "/s/layers/a".into()]),
             root_writable: false,
             binds: vec![BindGrant { source: "/data".into(), destination: "/d".into(), writable: false }],
+            secrets: vec![Secret {
+                id: "key".into(),
+                source: "/k".into(),
+                shown: Shown::File("/run/secrets/key".into()),
+            }],
             network: Network::None,
             address: Some("10.89.0.2/24".parse().unwrap()),
             member: Some(Membership { network: "app".into(), names: vec!["web".into(), "www".into()] }),

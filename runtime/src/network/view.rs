@@ -378,6 +378,7 @@ mod tests {
             root: RootGrant::Layers(vec![]),
             root_writable: true,
             binds: vec![],
+            secrets: vec![],
             network,
             address: None,
             member: None,

@@ -4,8 +4,9 @@
 //! the kernel composes the tree, and the guest gets a single preopen, `/`.
 
 mod mount;
+pub mod secrets;
 
-use crate::grants::{BindGrant, Grants, RootGrant};
+use crate::grants::{BindGrant, Grants, RootGrant, Shown};
 use std::path::{Component, Path, PathBuf};
 
 /// What goes wrong when a tree is put together.
@@ -41,6 +42,16 @@ pub enum RootfsError {
         .0.display()
     )]
     FileWithoutNamespace(PathBuf),
+    /// A secret that cannot be shown.
+    #[error("cannot show the secret {id}, which is in {}: {reason}", file.display())]
+    Secret {
+        /// Its name.
+        id: String,
+        /// Its file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl RootfsError {
@@ -76,6 +87,7 @@ pub fn assemble(grants: &Grants, bundle: &Path, target: &Path, rootless: bool) -
     for bind in outermost_first(&grants.binds) {
         mount::bind_below(target, bind)?;
     }
+    secrets::show(&grants.secrets, target)?;
     if !grants.root_writable {
         mount::make_read_only(target)?;
     }
@@ -108,6 +120,9 @@ pub fn fallback(grants: &Grants, bundle: &Path) -> Result<Vec<Preopen>> {
         }
         RootGrant::Ready(path) => bundle.join(path),
     };
+    if let Some(secret) = grants.secrets.iter().find(|secret| matches!(secret.shown, Shown::File(_))) {
+        return Err(RootfsError::FileWithoutNamespace(secret.source.clone()));
+    }
     let mut all = vec![Preopen { host: root, guest: "/".into(), writable: grants.root_writable }];
     for bind in &grants.binds {
         let meta = std::fs::metadata(&bind.source).map_err(|_| RootfsError::NoSource(bind.source.clone()))?;

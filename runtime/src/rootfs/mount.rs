@@ -64,6 +64,37 @@ pub(super) fn bind_at(source: &Path, target: &Path) -> Result<()> {
     attach(&clone_tree(source)?, target)
 }
 
+/// A new file system in memory that is mounted nowhere yet (ramfs: what is in it is never swapped out).
+pub(super) fn memory() -> Result<OwnedFd> {
+    let make = || {
+        let fs = fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(fs.as_fd(), "mode", "0755")?;
+        fsconfig_create(fs.as_fd())?;
+        fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, SAFE)
+    };
+    make().map_err(|e: rustix::io::Errno| RootfsError::io("make a file system in memory for", "secrets")(e.into()))
+}
+
+/// Mounts it below `root`, read-only from now on.
+pub(super) fn memory_below(root: &Path, memory: &OwnedFd, destination: &Path) -> Result<()> {
+    set_attributes(memory, SAFE.union(MountAttrFlags::MOUNT_ATTR_RDONLY), 0)
+        .map_err(RootfsError::io("make read-only", destination))?;
+    let place = make_place(root, destination, true)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(memory.as_fd(), "", place.as_fd(), "", flags)
+        .map_err(|e| RootfsError::io("mount on", destination)(e.into()))
+}
+
+/// Where a path of the tree at `root` is; no link leads out of it.
+pub(super) fn resolve(root: &Path, path: &Path) -> Result<PathBuf> {
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| RootfsError::io("open", root)(e.into()))?;
+    let found = rustix::fs::openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+        .map_err(|e| RootfsError::io("open", path)(e.into()))?;
+    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+    std::fs::read_link(&link).map_err(RootfsError::io("find", path))
+}
+
 /// Mounts a directory or file of the host at its destination below `root`; the destination is resolved there, so a
 /// link of the image cannot lead it out, and is made where it is missing.
 pub(super) fn bind_below(root: &Path, bind: &BindGrant) -> Result<()> {

@@ -78,6 +78,7 @@ mod run;
 #[cfg(test)]
 mod sandbox;
 #[cfg(test)]
+mod secrets;
 mod services;
 #[cfg(test)]
 mod spawn;

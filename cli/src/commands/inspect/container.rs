@@ -5,7 +5,7 @@ use crate::commands::{port, ps};
 use rustix::process::{Resource, getrlimit};
 use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, Given, Giver, MountKind, MountPoint, Record, Status};
-use sampan_runtime::grants::{Limits, Port};
+use sampan_runtime::grants::{Limits, Port, Secret, Shown};
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::{Fence, Fences, log};
 use sampan_runtime::store::Store;
@@ -190,7 +190,7 @@ fn config(record: &Record) -> Value {
         "Tty": record.tty,
         "OpenStdin": record.open_stdin,
         "StdinOnce": false,
-        "Env": record.env,
+        "Env": env(record),
         "Cmd": list_or_null(&record.command),
         "Image": record.image,
         "Volumes": if volumes.peek().is_some() { set(volumes) } else { Value::Null },
@@ -248,10 +248,29 @@ fn ours(record: &Record, status: &Status) -> Value {
         "AllowNet": record.egress,
         "AllowNetFrom": record.egress_from.iter().flat_map(given).collect::<Vec<_>>(),
         "Spawn": record.allow_spawn,
+        "Secrets": record.secrets.iter().map(secret).collect::<Vec<_>>(),
         "Http": http,
     });
     let limits = limits(&record.limits);
     json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Limits": limits, "Fences": shown.map(fences) })
+}
+
+/// The environment, in which a secret has a name and no value.
+fn env(record: &Record) -> Vec<String> {
+    let hidden = record.secrets.iter().filter_map(|secret| match &secret.shown {
+        Shown::Variable(name) => Some(format!("{name}=(secret)")),
+        Shown::File(_) => None,
+    });
+    record.env.iter().cloned().chain(hidden).collect()
+}
+
+/// Where a secret is, and how the guest sees it.
+fn secret(secret: &Secret) -> Value {
+    let (kind, target) = match &secret.shown {
+        Shown::File(path) => ("mount", path.to_string_lossy().into_owned()),
+        Shown::Variable(name) => ("env", name.clone()),
+    };
+    json!({ "Id": secret.id, "Source": secret.source, "Type": kind, "Target": target })
 }
 
 /// The limits that hold, also those that nobody asked for.
@@ -315,6 +334,7 @@ mod tests {
             exposed: vec!["8000".parse().unwrap(), "53/udp".parse().unwrap()],
             egress: Egress::parse("api.test:443").unwrap(),
             egress_from: vec![Given { by: Giver::Settings, rules: Egress::parse("api.test:443").unwrap() }],
+            secrets: vec![],
             mounts: vec![MountPoint {
                 kind: MountKind::Bind,
                 name: String::new(),

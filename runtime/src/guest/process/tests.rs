@@ -67,6 +67,7 @@ impl Place {
             root: RootGrant::Layers(vec![]),
             root_writable: true,
             binds: vec![],
+            secrets: vec![],
             network: Network::None,
             address: None,
             member: None,

@@ -209,6 +209,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         root: RootGrant::Layers(ground.layers.to_vec()),
         root_writable: true,
         binds: vec![],
+        secrets: vec![],
         network: match step.network {
             Network::Default => grants::Network::Default,
             Network::None => grants::Network::None,

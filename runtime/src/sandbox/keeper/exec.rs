@@ -367,7 +367,8 @@ fn ready(
         return Err(ExecError::NoDirectory(cwd));
     }
     let mut env = grants.env;
-    for variable in spec.env {
+    let secrets = rootfs::secrets::variables(&grants.secrets).map_err(|e| ExecError::Bundle(e.to_string()))?;
+    for variable in secrets.into_iter().chain(spec.env) {
         crate::container::set_variable(&mut env, variable);
     }
     if cwd != "/" || env.iter().any(|variable| variable.starts_with("PWD=")) {
