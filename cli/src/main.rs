@@ -125,6 +125,7 @@ const COMMANDS: &[Entry] = &[
     entry!("rmi", "Remove images", images::RmiArgs),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("save", "Write images into an archive that other tools can load", exchange::SaveArgs),
+    entry!("serve", "Serve other programs: metrics", serve::ServeArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
     entry!("stats", "Show what containers use", stats::StatsArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),

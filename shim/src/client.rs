@@ -1,7 +1,10 @@
 //! Speaking to a running sandbox.
 
 use crate::exec::ExecProcess;
-use crate::v1::{AttachRequest, DetachRequest, SandboxClient as SideClient, StatsRequest, StatsResponse};
+use crate::v1::{
+    AttachRequest, DetachRequest, HttpRequest, HttpResponse, NetworkRequest, NetworkResponse,
+    SandboxClient as SideClient, StatsRequest, StatsResponse,
+};
 use containerd_shim_protos::api::{
     DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, ResizePtyRequest, ResumeRequest, StartRequest,
     UpdateTaskRequest, WaitRequest,
@@ -132,6 +135,26 @@ impl SandboxClient {
         let request = UpdateTaskRequest { id: id.to_owned(), resources, ..UpdateTaskRequest::default() };
         let answer = self.task.update(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(call)
+    }
+
+    /// What has been counted of an HTTP service's requests.
+    ///
+    /// # Errors
+    /// When it is none or does not run, or the sandbox goes away.
+    pub async fn http(&self, id: &str) -> Result<HttpResponse, ClientError> {
+        let request = HttpRequest { id: id.to_owned(), ..HttpRequest::default() };
+        let answer = self.side.http(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map_err(|source| ClientError::Call { what: "say what it has counted of requests", source })
+    }
+
+    /// What a container was refused of the network.
+    ///
+    /// # Errors
+    /// When it does not run, or the sandbox goes away.
+    pub async fn network(&self, id: &str) -> Result<NetworkResponse, ClientError> {
+        let request = NetworkRequest { id: id.to_owned(), ..NetworkRequest::default() };
+        let answer = self.side.network(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map_err(|source| ClientError::Call { what: "say what a container was refused", source })
     }
 
     /// What a container uses.

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod exec;
+pub mod metrics;
 mod server;
 mod side;
 mod task;

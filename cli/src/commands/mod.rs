@@ -29,6 +29,7 @@ pub mod push;
 pub mod restore;
 pub mod run;
 pub mod sandbox;
+pub mod serve;
 pub mod stats;
 pub mod supervise;
 pub mod system;

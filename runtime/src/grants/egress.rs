@@ -37,7 +37,7 @@ enum Whom {
 #[serde(into = "String", try_from = "String")]
 pub struct Rule {
     whom: Whom,
-    port: Option<u16>,
+    pub(super) port: Option<u16>,
 }
 
 /// Whom a guest may call: what any of the rules says. Empty is nobody.

@@ -10,6 +10,7 @@ mod egress;
 mod http;
 mod limits;
 mod ports;
+mod reach;
 mod resources;
 mod secret;
 
@@ -18,6 +19,7 @@ pub use egress::{Egress, Ports, Rule, RuleError};
 pub use http::Http;
 pub use limits::Limits;
 pub use ports::{Port, PortError, Protocol, Publish};
+pub use reach::Sockets;
 pub use resources::Resources;
 pub use secret::{Secret, Shown};
 
@@ -342,10 +344,10 @@ fn bind_grant(mount: &Mount) -> Result<BindGrant, GrantError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn full() -> Grants {
+    pub(crate) fn full() -> Grants {
         Grants {
             args: vec!["/app.wasm".into(), "--port".into()],
             env: vec!["A=b=c".into()],

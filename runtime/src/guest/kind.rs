@@ -2,6 +2,7 @@
 
 use super::engine::Target;
 use super::process;
+use crate::network::reserve::Opens;
 use serde::{Deserialize, Serialize};
 use wasmparser::{KnownCustom, Parser, Payload};
 use wasmtime::component::Component;
@@ -76,6 +77,16 @@ impl Description {
         self.kind == Kind::Module && self.imports.iter().any(|import| import == ACCEPT)
     }
 
+    /// How it comes to its listening sockets.
+    #[must_use]
+    pub fn opens(&self) -> Opens {
+        match self.kind.is_service() {
+            true => Opens::Handed(Some(HTTP_PORT)),
+            false if self.takes_listeners() => Opens::Handed(None),
+            false => Opens::Itself,
+        }
+    }
+
     /// Whether it must never wait in a call that takes a connection. All of a Go program has one thread, and Go's
     /// library takes a descriptor as it is, so it is handed what does not wait; C and Rust expect the other.
     #[must_use]
@@ -84,6 +95,8 @@ impl Description {
     }
 }
 
+/// The port of a service that was granted none.
+const HTTP_PORT: u16 = 8080;
 /// The function by which a module takes connections.
 const ACCEPT: &str = "wasi_snapshot_preview1.sock_accept";
 

@@ -437,14 +437,15 @@ mod tests {
     #[test]
     fn a_further_address_that_cannot_be_had_is_told() {
         let published = Publish::parse("127.0.0.1::8000").unwrap();
-        let reserved = reserve::reserve(Network::Default, &published).unwrap();
+        let granted = grants(Network::Default, published, "");
+        let reserved = reserve::reserve(&granted, reserve::Opens::Itself).unwrap();
         // Its reservation is shared, and somebody else was faster to listen.
         reserved[0].share();
         let _other = std::net::TcpListener::bind(reserved[0].address).unwrap();
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = Arc::clone(&told);
         let tell = Box::new(move |event: &Event| tell.lock().unwrap().push(event.to_string()));
-        let view = View::new(&grants(Network::Default, published, ""), reserved, Arc::new(Nobody), tell);
+        let view = View::new(&granted, reserved, Arc::new(Nobody), tell);
         let (guest, real) = (addr("0.0.0.0:8000"), addr("127.0.0.1:40001"));
         view.bound(Bound { protocol: Protocol::Tcp, guest, real, private: false });
         assert!(told.lock().unwrap()[0].contains("for port 8000/tcp"), "{told:?}");

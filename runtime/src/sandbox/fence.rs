@@ -3,10 +3,11 @@
 //!
 //! (After landlock nothing can be mounted from inside, and a user namespace cannot be entered with two threads.)
 
-use super::seccomp;
+use super::seccomp::{self, Allow};
+use crate::grants::Sockets;
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,14 @@ pub struct Fences {
     pub landlock: Fence,
     /// System calls.
     pub seccomp: Fence,
+    /// New sockets.
+    #[serde(default = "unknown")]
+    pub sockets: Fence,
+}
+
+/// What an older version has not written down.
+fn unknown() -> Fence {
+    Fence::Missing("an older version has not said".to_owned())
 }
 
 /// The namespaces that this process has entered.
@@ -89,20 +98,49 @@ pub fn enter_namespaces() -> Result<Namespaces, String> {
 }
 
 /// Raises the fences around a host process that has one thread. `trees` is the one directory that it may see, and
-/// `low_ports` whether a port below 1024 has been granted.
+/// `low_ports` whether a port below 1024 has been granted; `sockets` says which it may still open.
 #[must_use]
-pub fn raise(namespaces: &Result<Namespaces, String>, trees: &[&Path], low_ports: bool) -> Fences {
-    Fences {
-        namespaces: match namespaces {
-            Ok(Namespaces { rootless: false }) => Fence::Stands("mount".into()),
-            Ok(Namespaces { rootless: true }) => Fence::Stands("user, mount".into()),
-            Err(reason) => Fence::Missing(reason.clone()),
-        },
-        no_new_privileges: rustix::thread::set_no_new_privs(true).map(|()| "set").into(),
-        capabilities: drop_capabilities(low_ports).map(|()| "dropped but for files").into(),
-        landlock: confine_files(trees).into(),
-        seccomp: seccomp::apply(seccomp::Allow::Host).map(|()| "allow list").into(),
+pub fn raise(namespaces: &Result<Namespaces, String>, trees: &[&Path], low_ports: bool, sockets: &Sockets) -> Fences {
+    let allow = match sockets {
+        Sockets::None => Allow::Listening,
+        Sockets::Tcp(_) => Allow::Connecting,
+        Sockets::Any(_) => Allow::Host,
+    };
+    let namespaces = match namespaces {
+        Ok(Namespaces { rootless: false }) => Fence::Stands("mount".into()),
+        Ok(Namespaces { rootless: true }) => Fence::Stands("user, mount".into()),
+        Err(reason) => Fence::Missing(reason.clone()),
+    };
+    let no_new_privileges = rustix::thread::set_no_new_privs(true).map(|()| "set").into();
+    let capabilities = drop_capabilities(low_ports).map(|()| "dropped but for files").into();
+    let ports_known = landlock_knows_ports();
+    let landlock: Fence = confine(trees, sockets).into();
+    let seccomp: Fence = seccomp::apply(allow).map(|()| "allow list").into();
+    let sockets = closed(sockets, ports_known, &landlock, &seccomp);
+    Fences { namespaces, no_new_privileges, capabilities, landlock, seccomp, sockets }
+}
+
+/// How far new sockets are kept from the host process.
+fn closed(sockets: &Sockets, ports_known: bool, landlock: &Fence, seccomp: &Fence) -> Fence {
+    match (sockets, seccomp, landlock) {
+        (Sockets::Any(why), ..) => Fence::Missing(format!("{why}; its egress is the runtime's to keep")),
+        (_, Fence::Missing(reason), _) => Fence::Missing(reason.clone()),
+        (Sockets::None, ..) => Fence::Stands("none can be opened".into()),
+        (Sockets::Tcp(ports), _, Fence::Stands(_)) if ports_known => {
+            let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+            Fence::Stands(format!("TCP to ports {}", ports.join(", ")))
+        }
+        (Sockets::Tcp(_), ..) => Fence::Missing("TCP to all ports: landlock knows them from Linux 6.7 on".into()),
     }
+}
+
+/// Whether the kernel's landlock is of version 4 at least.
+fn landlock_knows_ports() -> bool {
+    const VERSION: libc::c_int = 1;
+    // SAFETY: without attributes, and with this flag, the call only answers a number (landlock_create_ruleset(2)).
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION) };
+    version >= 4
 }
 
 /// Raises the fences around the compiling child: no file, no socket, no program.
@@ -110,8 +148,8 @@ pub fn compiler() {
     // Where a fence cannot stand the child is still a process of its own with limits, which `info` tells.
     let _ = rustix::thread::set_no_new_privs(true);
     let _ = keep_capabilities(CapabilitySet::empty());
-    let _ = confine_files(&[]);
-    let _ = seccomp::apply(seccomp::Allow::Compiler);
+    let _ = confine(&[], &Sockets::Any(String::new()));
+    let _ = seccomp::apply(Allow::Compiler);
 }
 
 /// Keeps what root needs to be root of the guest's own tree, and a low port where one was granted.
@@ -133,16 +171,25 @@ fn keep_capabilities(keep: CapabilitySet) -> rustix::io::Result<()> {
 }
 
 /// Landlock: what lies beneath `trees` and nothing else, neither program nor device; no signal and no abstract socket
-/// to anybody outside.
-fn confine_files(trees: &[&Path]) -> Result<&'static str, String> {
+/// to anybody outside; where the ports are known that it connects to, no others.
+fn confine(trees: &[&Path], sockets: &Sockets) -> Result<&'static str, String> {
     let all = AccessFs::from_all(ABI::V5);
     let granted = all & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
     let raise = || -> Result<RulesetStatus, landlock::RulesetError> {
-        let mut rules = Ruleset::default()
+        let rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(all)?
-            .scope(Scope::from_all(ABI::V6))?
-            .create()?;
+            .scope(Scope::from_all(ABI::V6))?;
+        let mut rules = match sockets {
+            Sockets::Tcp(ports) => {
+                let mut rules = rules.handle_access(AccessNet::ConnectTcp)?.create()?;
+                for port in ports {
+                    rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+                }
+                rules
+            }
+            _ => rules.create()?,
+        };
         for tree in trees {
             if let Ok(tree) = PathFd::new(tree) {
                 rules = rules.add_rule(PathBeneath::new(tree, granted))?;
@@ -168,6 +215,7 @@ impl Fences {
             ("capabilities", self.capabilities),
             ("landlock", self.landlock),
             ("seccomp", self.seccomp),
+            ("sockets", self.sockets),
         ]
     }
 }

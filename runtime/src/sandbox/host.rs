@@ -7,7 +7,7 @@ use super::asking::Asking;
 use super::deadlines::{Deadlines, timed_out};
 use super::fence::{self, Namespaces};
 use super::wire::{self, Order, Report};
-use crate::grants::{Grants, Network, Port, Protocol};
+use crate::grants::{Grants, Port, Protocol, Sockets};
 use crate::guest::account::Account;
 use crate::guest::cpu;
 use crate::guest::module::{self, Doors};
@@ -61,10 +61,11 @@ pub(super) fn run(
     keep_only(&socket, &first);
     // Mapping code needs a path, and after the fences there is none.
     let program = Program::map(&first.code, first.description.clone(), first.grants.http.max_instances);
+    let sockets = Sockets::needed(&first.grants, &first.description.imports);
     let mut first = Some((first, program));
     // In a static program the random number generator finds no getrandom(2) by name and opens /dev/urandom; it keeps it.
     drop(wasmtime_wasi::WasiCtxBuilder::new());
-    let fences = fence::raise(namespaces, trees, low_ports);
+    let fences = fence::raise(namespaces, trees, low_ports, &sockets);
     let socket = Arc::new(socket);
     report(&socket, &Report::Fenced(fences));
     let mut running: HashMap<String, Control> = HashMap::new();
@@ -99,7 +100,7 @@ pub(super) fn run(
                 report(&socket, &Report::Counted { id, counted });
             }
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
-            Ok(Some((Order::Run(order), fds))) => match joined(*order, fds) {
+            Ok(Some((Order::Run(order), fds))) => match joined(*order, fds, &sockets) {
                 Ok((launch, program)) => {
                     deadlines.add(&launch);
                     start(launch, program, &asking, &rooms, &mut running);
@@ -194,23 +195,30 @@ fn report(socket: &OwnedFd, report: &Report) {
     let _ = wire::send(socket.as_fd(), report, &[]);
 }
 
+const CLOSED: &str = "this sandbox can open no such sockets as the container needs, since its first container needed none: begin a \
+                      sandbox with the one that needs most, or give it a sandbox of its own";
+
 /// Puts together a container that joins a running sandbox; no path can be opened any more, so its code is copied from
 /// the descriptor.
-fn joined(order: wire::RunOrder, fds: Vec<OwnedFd>) -> Result<(Launch, wasmtime::Result<Program>), (String, String)> {
+fn joined(
+    order: wire::RunOrder,
+    fds: Vec<OwnedFd>,
+    sockets: &Sockets,
+) -> Result<(Launch, wasmtime::Result<Program>), (String, String)> {
     let wire::RunOrder { id, spec, preopens, description, reserved } = order;
     let fail = |message: String| (id.clone(), message);
     let grants = Grants::from_spec(&spec).map_err(|e| fail(e.to_string()))?;
+    if !sockets.include(&Sockets::needed(&grants, &description.imports)) {
+        return Err(fail(CLOSED.to_owned()));
+    }
     let mut fds = fds.into_iter();
     let missing = || fail("the keeper sent too few descriptors".to_owned());
     let code = File::from(fds.next().ok_or_else(missing)?);
     let output = fds.next().ok_or_else(missing)?;
     let input = if grants.stdin { Some(fds.next().ok_or_else(missing)?) } else { None };
     let terminal = if grants.terminal { Some(fds.next().ok_or_else(missing)?) } else { None };
-    let reserved = reserved
-        .into_iter()
-        .zip(fds)
-        .map(|((publish, address), socket)| Reservation::from_parts(publish, address, socket))
-        .collect();
+    let reserved =
+        reserved.into_iter().zip(fds).map(|(parts, socket)| Reservation::from_parts(parts, socket)).collect();
     let program = Program::copy(&code, description.clone(), grants.http.max_instances);
     Ok((Launch { id, grants, preopens, description, code, output, input, terminal, reserved }, program))
 }
@@ -283,7 +291,7 @@ fn live(
     let (mut listening, mut doors) = (Listening::new(), Doors::new());
     let is_service = program.kind().is_service();
     if is_service || program.takes_listeners() {
-        match listen(&view, &grants, is_service.then_some(HTTP_PORT)) {
+        match listen(&view) {
             Ok(opened) if is_service => listening = opened,
             Ok(opened) => doors = handed(opened),
             Err(message) => return Ending::told(126, message),
@@ -320,40 +328,17 @@ fn live(
     ending
 }
 
-/// The port of a service that was granted none.
-const HTTP_PORT: u16 = 8080;
-
 /// Ports of the container, and where the host listens for each.
 type Listening = Vec<(Port, SocketAddr, TcpListener)>;
 
-/// Opens the doors of a server that does not do so itself: each granted TCP port, or `otherwise` when none was granted.
-fn listen(view: &View, grants: &Grants, otherwise: Option<u16>) -> Result<Listening, String> {
-    if grants.network == Network::None {
-        return Ok(Vec::new());
-    }
-    let mut wanted: Vec<(Port, SocketAddr)> =
-        view.published().iter().filter(|p| p.port.protocol == Protocol::Tcp).map(|p| (p.port, p.host)).collect();
-    let mut unpublished = grants.ports();
-    unpublished.retain(|port| port.protocol == Protocol::Tcp && !wanted.iter().any(|(p, _)| p == port));
-    if wanted.is_empty() && unpublished.is_empty() {
-        unpublished.extend(otherwise.map(|number| Port { number, protocol: Protocol::Tcp }));
-    }
-    wanted.extend(unpublished.into_iter().map(|port| {
-        let host = match grants.network {
-            Network::Host => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port.number),
-            _ => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-        };
-        (port, host)
-    }));
-    let mut reserved = view.take_reserved();
+/// Opens the doors of a server that does not do so itself: those that were reserved for it.
+fn listen(view: &View) -> Result<Listening, String> {
     let mut listening = Vec::new();
-    for (port, host) in wanted {
+    for reserved in view.take_reserved().into_iter().filter(|r| r.publish.port.protocol == Protocol::Tcp) {
+        let (port, host) = (reserved.publish.port, reserved.address);
         let fail = |e: std::io::Error| format!("cannot listen for port {port} at {host}: {e}");
-        let listener = match reserved.iter().position(|r| r.publish.port == port && r.address == host) {
-            Some(n) => reserved.swap_remove(n).listen(),
-            None => TcpListener::bind(host),
-        };
-        let listener = listener.map_err(fail)?;
+        let private = reserved.private;
+        let listener = reserved.listen().map_err(fail)?;
         let real = listener.local_addr().map_err(fail)?;
         let everywhere = match real.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -361,7 +346,7 @@ fn listen(view: &View, grants: &Grants, otherwise: Option<u16>) -> Result<Listen
         };
         let (protocol, guest) = (Protocol::Tcp, SocketAddr::new(everywhere, port.number));
         if !view.listeners().iter().any(|bound| bound.guest == guest && bound.protocol == protocol) {
-            view.bound(Bound { protocol, guest, real, private: host.port() == 0 });
+            view.bound(Bound { protocol, guest, real, private });
         }
         listening.push((port, real, listener));
     }

@@ -12,7 +12,7 @@ use super::wire::{self, Order, Question, Report, RunOrder};
 use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
 use crate::guest::{Counted, Ending, KILLED};
 use crate::network::peers;
-use crate::network::reserve::reserve;
+use crate::network::reserve::{Reservation, reserve};
 use crate::rootfs;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
@@ -247,7 +247,7 @@ impl Keeper {
     /// Mounts the tree of the sandbox's `n`th container and sends it over; what follows its output is returned.
     fn send_over(&self, entry: &Entry, n: usize, outputs: Outputs) -> Result<Sent, SandboxError> {
         let rootless = self.0.rootless.ok_or(SandboxError::NoRoom)?;
-        let reserved = reserve(entry.grants.network, &entry.grants.published)?;
+        let reserved = reserve(&entry.grants, entry.code.description.opens())?;
         let tree = mount_place(&trees(&self.0.place), n)?;
         let preopens = vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?];
         let (output, writer) =
@@ -263,7 +263,7 @@ impl Keeper {
             spec,
             preopens,
             description: entry.code.description.clone(),
-            reserved: reserved.iter().map(|r| (r.publish, r.address)).collect(),
+            reserved: reserved.iter().map(Reservation::parts).collect(),
         }));
         let recorder = record(terminal.as_ref().map(|(ours, _)| ours), &writer)?;
         let to = log::To { attach: entry.attach.clone(), log: entry.log };

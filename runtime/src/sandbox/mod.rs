@@ -130,7 +130,7 @@ pub struct Entry {
 /// # Errors
 /// When a port is in use, a mount fails, or the system refuses; then nothing is left.
 pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
-    let reserved = reserve(entry.grants.network, &entry.grants.published)?;
+    let reserved = reserve(&entry.grants, entry.code.description.opens())?;
     let low_ports = entry.grants.published.iter().any(|p| p.host.port() > 0 && p.host.port() < 1024)
         || (entry.grants.network == crate::grants::Network::Host
             && entry.grants.ports().iter().any(|p| p.number < 1024 && p.protocol == Protocol::Tcp));

@@ -11,6 +11,10 @@ use seccompiler::{BpfProgram, sock_filter};
 pub enum Allow {
     /// A host process: files, threads, and sockets of the internet families.
     Host,
+    /// The same with connections of TCP as its only new sockets: those that it listens with it has been handed.
+    Connecting,
+    /// The same without any new socket.
+    Listening,
     /// The compiling child: memory, threads and the files that it has.
     Compiler,
 }
@@ -28,37 +32,59 @@ pub fn apply(allow: Allow) -> Result<(), String> {
 enum Rule {
     /// It may be made.
     Yes,
-    /// It may be made when the low half of an argument, masked, is one of these.
-    When { argument: u32, mask: u32, values: Vec<u32> },
+    /// It may be made when each of these holds.
+    When(Vec<Condition>),
     /// There is no such call, it is told.
     Absent,
 }
 
+/// The low half of an argument, masked, is one of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Condition {
+    argument: u32,
+    mask: u32,
+    values: Vec<u32>,
+}
+
 fn rules(allow: Allow) -> Vec<(u32, Rule)> {
     let number = |call: i64| u32::try_from(call).unwrap_or(u32::MAX);
-    let when = |argument, values: &[libc::c_int]| Rule::When {
+    let masked = |argument, mask, values: &[libc::c_int]| Condition {
         argument,
-        mask: u32::MAX,
+        mask,
         values: values.iter().map(|v| v.cast_unsigned()).collect(),
     };
+    let when = |argument, values: &[libc::c_int]| Rule::When(vec![masked(argument, u32::MAX, values)]);
     let mut rules: Vec<(u32, Rule)> = MEMORY_AND_THREADS.iter().map(|call| (number(*call), Rule::Yes)).collect();
-    if allow == Allow::Host {
+    if allow != Allow::Compiler {
         rules.extend(FILES.iter().chain(SOCKETS).map(|call| (number(*call), Rule::Yes)));
-        rules.push((number(libc::SYS_socket), when(0, &[libc::AF_INET, libc::AF_INET6])));
+        let family = masked(0, u32::MAX, &[libc::AF_INET, libc::AF_INET6]);
+        match allow {
+            Allow::Host => {
+                rules.push((number(libc::SYS_socket), Rule::When(vec![family])));
+                rules.extend([libc::SYS_bind, libc::SYS_connect].map(|call| (number(call), Rule::Yes)));
+            }
+            Allow::Connecting => {
+                // Beside the kind there are flags (SOCK_CLOEXEC, SOCK_NONBLOCK).
+                let kind = masked(1, 0xf, &[libc::SOCK_STREAM]);
+                rules.push((number(libc::SYS_socket), Rule::When(vec![family, kind])));
+                rules.push((number(libc::SYS_connect), Rule::Yes));
+            }
+            Allow::Listening | Allow::Compiler => {}
+        }
         let requests = [libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ, PAGEMAP_SCAN];
         let values = requests.iter().map(|r| u32::try_from(*r).unwrap_or_default()).collect();
-        rules.push((number(libc::SYS_ioctl), Rule::When { argument: 1, mask: u32::MAX, values }));
+        rules.push((number(libc::SYS_ioctl), Rule::When(vec![Condition { argument: 1, mask: u32::MAX, values }])));
     }
     // A thread, never a process or a namespace. clone3(2) hides its flags from a filter; told that there is none, the C
     // library takes clone(2).
-    let thread = libc::CLONE_THREAD.cast_unsigned();
-    rules.push((number(libc::SYS_clone), Rule::When { argument: 0, mask: thread, values: vec![thread] }));
+    let thread = libc::CLONE_THREAD;
+    rules.push((number(libc::SYS_clone), Rule::When(vec![masked(0, thread.cast_unsigned(), &[thread])])));
     rules.push((number(libc::SYS_clone3), Rule::Absent));
     rules.push((number(libc::SYS_prctl), when(0, &[libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA])));
     // Limits may be read, not set: the new limit is no pointer.
     rules.push((number(libc::SYS_prlimit64), when(2, &[0])));
     // Its own threads' share of a busy machine: one process among others it cannot name. (The kernel lets it give way, not more.)
-    rules.push((number(libc::SYS_setpriority), Rule::When { argument: 1, mask: u32::MAX, values: vec![0] }));
+    rules.push((number(libc::SYS_setpriority), when(1, &[0])));
     rules.sort_by_key(|(call, _)| *call);
     rules
 }
@@ -144,12 +170,16 @@ fn answer(rule: &Rule) -> BpfProgram {
     match rule {
         Rule::Yes => vec![plain(RETURN, ALLOWED)],
         Rule::Absent => vec![plain(RETURN, ABSENT)],
-        Rule::When { argument: n, mask, values } => {
-            let mut program = vec![plain(LOAD, argument(*n)), plain(AND, *mask)];
-            for value in values {
-                program.extend([jump(JUMP_EQUAL, *value, 0, 1), plain(RETURN, ALLOWED)]);
+        Rule::When(conditions) => {
+            let mut program = vec![];
+            for Condition { argument: n, mask, values } in conditions {
+                program.extend([plain(LOAD, argument(*n)), plain(AND, *mask)]);
+                // One that matches goes past the rest of them and the denial.
+                let past = (1..=values.len()).rev().map(|past| u8::try_from(past).unwrap_or(u8::MAX));
+                program.extend(values.iter().zip(past).map(|(value, past)| jump(JUMP_EQUAL, *value, past, 0)));
+                program.push(plain(RETURN, DENIED));
             }
-            program.push(plain(RETURN, DENIED));
+            program.push(plain(RETURN, ALLOWED));
             program
         }
     }
@@ -234,8 +264,6 @@ const FILES: &[i64] = &[
 
 const SOCKETS: &[i64] = &[
     libc::SYS_accept4,
-    libc::SYS_bind,
-    libc::SYS_connect,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
@@ -295,7 +323,7 @@ mod tests {
 
     #[test]
     fn every_number_gets_its_answer() {
-        for allow in [Allow::Host, Allow::Compiler] {
+        for allow in [Allow::Host, Allow::Connecting, Allow::Listening, Allow::Compiler] {
             let (program, rules) = (filter(allow), rules(allow));
             assert!(program.len() < 400, "{}", program.len());
             for number in 0..1000u32 {
@@ -303,7 +331,7 @@ mod tests {
                     Some(Rule::Yes) => ALLOWED,
                     Some(Rule::Absent) => ABSENT,
                     // With arguments that none of them takes.
-                    Some(Rule::When { .. }) | None => DENIED,
+                    Some(Rule::When(_)) | None => DENIED,
                 };
                 assert_eq!(run(&program, OUR_ARCH, number.into(), [0xdead, 0xdead, 0xdead]), wanted, "call {number}");
             }
@@ -328,5 +356,18 @@ mod tests {
             assert_eq!(ask(call, [0; 3]), DENIED);
         }
         assert_eq!(run(&filter(Allow::Compiler), OUR_ARCH, libc::SYS_openat, [0; 3]), DENIED);
+        let tcp = [libc::AF_INET6 as u64, (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u64, 0];
+        let udp = [libc::AF_INET as u64, libc::SOCK_DGRAM as u64, 0];
+        let ask = |allow, call, args| run(&filter(allow), OUR_ARCH, call, args);
+        assert_eq!(ask(Allow::Connecting, libc::SYS_socket, tcp), ALLOWED);
+        for (allow, call, args) in [
+            (Allow::Connecting, libc::SYS_socket, udp),
+            (Allow::Connecting, libc::SYS_bind, tcp),
+            (Allow::Listening, libc::SYS_socket, tcp),
+            (Allow::Listening, libc::SYS_connect, tcp),
+            (Allow::Listening, libc::SYS_bind, tcp),
+        ] {
+            assert_eq!(ask(allow, call, args), DENIED, "{allow:?} {call}");
+        }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::exec::{ExecNews, ExecOrder};
 use super::fence::Fences;
-use crate::grants::{Port, Protocol, Publish, Resources};
+use crate::grants::{Port, Protocol, Resources};
 use crate::guest::process::LoadError;
 use crate::guest::{Counted, Description, Ending};
 use crate::network::outside::Unresolved;
+use crate::network::reserve::Reserved;
 use crate::rootfs::Preopen;
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -81,7 +82,7 @@ pub(super) struct RunOrder {
     pub spec: Spec,
     pub preopens: Vec<Preopen>,
     pub description: Description,
-    pub reserved: Vec<(Publish, SocketAddr)>,
+    pub reserved: Vec<Reserved>,
 }
 
 /// From the host to the keeper.
@@ -104,7 +105,8 @@ pub(super) enum Report {
 }
 
 const MOST_BYTES: usize = 1 << 20;
-const MOST_DESCRIPTORS: usize = 64;
+/// What the kernel passes on at once (SCM_MAX_FD).
+const MOST_DESCRIPTORS: usize = 253;
 
 /// Sends one message.
 pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -22,6 +22,9 @@ mod dockerfile;
 #[cfg(test)]
 mod egress;
 #[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod escaped;
+#[cfg(test)]
 mod events;
 #[cfg(test)]
 mod exchange;
@@ -54,6 +57,8 @@ mod listing;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod nginx;
@@ -79,6 +84,7 @@ mod run;
 mod sandbox;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod spawn;

@@ -374,6 +374,7 @@ mod tests {
                 capabilities: Fence::Stands("dropped".into()),
                 landlock: Fence::Missing("no".into()),
                 seccomp: Fence::Stands("allow list".into()),
+                sockets: Fence::Stands("none can be opened".into()),
             }),
             program: "sha256:cd".into(),
             restarts: 2,
