@@ -1,12 +1,13 @@
 //! The speed tables of `SPECIFICATION.md`: whole commands, interleaved in one run, so that a drifting machine drifts for
 //! all of them; what counts is the ratio. Peers stand beside ours when the machine has them.
 //!
-//! `make bench`, or `bench [ROUNDS]`, or `bench http [SECONDS]`.
+//! `make bench`, or `bench [ROUNDS]`, `bench http [SECONDS]`, `bench echo`, `bench neighbours [SECONDS]`.
 
 mod builds;
 mod echo;
 mod http;
 mod native;
+mod neighbours;
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ fn main() -> Result<()> {
         Some("native") => return native::serve(args.get(1).context("an address was wanted")?.parse()?),
         Some("native-echo") => return echo::native(args.get(1).context("an address was wanted")?.parse()?),
         Some("echo") => return echo::echo(&Bench::new()?),
+        Some("neighbours") => return neighbours::neighbours(&Bench::new()?, u32::try_from(number(1, 3)?)?),
         Some("http") => return http::http(&Bench::new()?, u32::try_from(number(1, 5)?)?),
         _ => {}
     }
@@ -31,6 +33,7 @@ fn main() -> Result<()> {
     bench.stop()?;
     http::http(&bench, 5)?;
     echo::echo(&bench)?;
+    neighbours::neighbours(&bench, 3)?;
     builds::builds(&bench, rounds.min(10))?;
     bench.pull()?;
     bench.fill(1000, 100)?;
