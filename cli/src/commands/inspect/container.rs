@@ -392,7 +392,7 @@ mod tests {
         let ours = ours(&record, &status);
         assert_eq!(ours["Program"], "sha256:cd");
         assert_eq!(ours["Fences"]["landlock"], json!({"Stands": false, "Detail": "no"}));
-        assert_eq!(ours["Fences"].as_object().unwrap().len(), 5);
+        assert_eq!(ours["Fences"].as_object().unwrap().len(), 6);
     }
 
     #[test]
