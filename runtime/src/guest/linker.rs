@@ -1,8 +1,8 @@
 //! Linkers: the host's functions for the interfaces that a guest imports, and for no others.
 
 use super::kind::Description;
-use super::open;
 use super::state::ComponentState;
+use super::{open, process};
 use crate::network::sockets;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -41,7 +41,12 @@ pub fn component(
             wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
         }
     }
-    if let Some(most) = open_files.map(|most| usize::try_from(most).unwrap_or(usize::MAX)) {
+    let open_files = open_files.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+    // A service is not one program, but as many instances as there are requests: it has no processes.
+    if description.spawns() && !description.kind.is_service() {
+        process::component::define(&mut linker, open_files)?;
+    }
+    if let Some(most) = open_files {
         if imports("wasi:filesystem/", "0.2.") {
             open::limit_files(&mut linker, most)?;
         }
