@@ -55,6 +55,46 @@ fn streams_go_where_they_are_told() {
 }
 
 #[test]
+fn links_are_made_read_and_removed() {
+    let store = Store::shared(&["toolbox"]);
+    for (script, wanted) in [
+        (
+            "ln -s f sym; ln -s /t/d/g abs; ln -s none off; readlink sym; cat sym abs; readlink -f abs",
+            "f\none\ntwo\n/t/d/g\n",
+        ),
+        ("ln -s / root; ls root/t; cd d; ln -s /t/f up; cat up; cat /t/root/t/d/up", "d\nf\nroot\none\none\n"),
+        ("ln f hard; echo more >> hard; cat f; rm f; cat hard; stat -c %h hard", "one\nmore\none\nmore\n1\n"),
+        (
+            "ln -s f s; [ -L s ] && [ -h s ] && [ ! -L f ] && [ -f s ] && echo link; ls -F; stat -c '%F %N' s",
+            "link\nd/\nf\ns@\nsymbolic link 's' -> 'f'\n",
+        ),
+        ("ln -s none off; [ -e off ] || [ -L off ] && ls off; cat off; rm off; ls", "off\nd\nf\n"),
+        ("ln -s d s; ls s; rm s; ls d; ln -s d s; unlink s; ls", "g\ng\nd\nf\n"),
+        (
+            "ln -s f s; cp -P s p; cp s c; cp -a s a; find . -type l | sort; readlink p a; cat c",
+            "./a\n./p\n./s\nf\nf\none\n",
+        ),
+        ("ln -s ../f d/up; cp -a d e; cp -r d r; readlink e/up r/up; mv e/up m; readlink m", "../f\n../f\n../f\n"),
+        (
+            "ln -s f s; ls -l s | sed 's/.* //'; ls -l | grep -c ^l; ln -sf d s; readlink s; ln -sfn f s; readlink s",
+            "f\n1\nd\nf\n",
+        ),
+        (
+            "ln -s d s; ln -s x s/y; ls d; rm -r s; ls d; tar -cf a.tar d; rm -r d; tar -xf a.tar; readlink d/y",
+            "g\ny\ng\ny\nx\n",
+        ),
+        ("readlink -f d/new; realpath d/../f; readlink -e none; readlink f; echo $?", "/t/d/new\n/t/f\n1\n"),
+    ] {
+        let script = format!("mkdir -p /t/d; cd /t; echo one > f; echo two > d/g; {script}");
+        let run = sh(store, &script).ok();
+        assert_eq!(run.stdout, wanted, "{script}\n{}", run.stderr);
+    }
+    sh(store, "cd /tmp; echo a > f; ln f f; ln none x; ln -s f f")
+        .fails(1)
+        .stderr_is("ln: f: File exists\nln: x: No such file or directory\nln: f: File exists\n");
+}
+
+#[test]
 fn a_reader_that_has_enough_ends_its_writer() {
     let store = Store::shared(&["toolbox"]);
     sh(store, "yes | head -n 1").ok().stdout_is("y\n").stderr_is("");
