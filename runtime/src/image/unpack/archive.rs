@@ -10,6 +10,7 @@ use crate::image::entry::{self, MOST_LINKS, Node};
 use crate::image::unpack::Below;
 use crate::image::unpack::limits::{DIRECTORY_NAMES, Gauge, Limits, PATH};
 use crate::store::StoreError;
+use crate::store::files::Trickle;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -291,17 +292,21 @@ impl Target<'_> {
     fn file(&mut self, host: &Path, attributes: Attributes, content: &mut impl Read) -> std::io::Result<()> {
         // The name was cleared, and this would not follow a link.
         let mut file = File::create_new(host)?;
+        let (mut length, mut trickle) = (0_u64, Trickle::default());
         loop {
             let read = match content.read(&mut self.piece) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
             };
             let Some(piece) = self.piece.get(..read).filter(|piece| !piece.is_empty()) else { break };
-            self.written = self.written.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+            let read = u64::try_from(read).unwrap_or(u64::MAX);
+            self.written = self.written.saturating_add(read);
             if self.written > self.limits.bytes {
                 return Err(std::io::Error::new(ErrorKind::InvalidData, self.limits.too_many_bytes()));
             }
             file.write_all(piece)?;
+            length = length.saturating_add(read);
+            trickle.filled(&file, length);
         }
         if self.as_root {
             unless_unmapped(std::os::unix::fs::fchown(&file, Some(attributes.owner.0), Some(attributes.owner.1)))?;
