@@ -13,14 +13,14 @@ readonly guests=$cache/guests tools=$cache/tools
 # Two clones may have the same crate with other sources, and cargo would take the one's module for the other's.
 target=$cache/target/$(printf '%s' "$PWD" | sha256sum | cut -c1-12)
 readonly target
-readonly names=(hello hello-http probe probe-component toolbox c go go-web serve nginx web tcp p3 web3 python quickjs)
+readonly names=(hello hello-http probe probe-component toolbox spawn c go go-web serve nginx web tcp p3 web3 python quickjs)
 
 # The recipe of each guest: `make_` and the first word is the function that follows it, the rest is what that is told.
 recipe() {
     case $1 in
         hello | probe | serve | toolbox) echo "rust $1 module" ;;
         probe-component) echo "rust probe command component" ;;
-        tcp) echo "rust $1 command" ;;
+        spawn | tcp) echo "rust $1 command" ;;
         hello-http | web) echo "rust $1 proxy" ;;
         nginx | p3 | web3) echo "rust $1 reactor" ;;
         go | go-web) echo "go $1" ;;
@@ -35,7 +35,7 @@ sources() {
     case $1 in
         rust)
             echo "Cargo.toml Cargo.lock componentize/Cargo.toml componentize/Cargo.lock componentize/src $2"
-            [[ $2 != toolbox ]] || echo process
+            [[ $2 != toolbox && $2 != spawn ]] || echo process
             ;;
         go) echo "$2" ;;
         # The interface definitions come out of a crate that the Rust guests use.

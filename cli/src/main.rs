@@ -14,6 +14,7 @@ mod inside;
 mod limits;
 mod settings;
 mod terminal;
+mod verbatim;
 
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Args, Command};
@@ -229,7 +230,7 @@ fn main() -> ExitCode {
     if let Some(code) = sampan_runtime::guest::compile::run_if_child() {
         return code;
     }
-    let matches = match command_line().try_get_matches() {
+    let matches = match verbatim::read(command_line, std::env::args_os().collect()) {
         Ok(matches) => matches,
         Err(error) => {
             let _ = error.print();

@@ -116,7 +116,8 @@ impl BuildArgs {
             std::fs::write(file, &image.id).with_context(|| format!("cannot write {}", file.display()))?;
         }
         for output in &outputs {
-            output.write(&store, &image, program.as_ref().map(|(path, code)| (path.as_path(), code)))?;
+            let program = program.as_ref().map(|(path, code)| (path.as_path(), code));
+            output.write(&store, &image, &options.tags, program)?;
         }
         if passing && !known.iter().any(|before| before.id == image.id) {
             Images::new(&store).discard(&image)?;

@@ -82,13 +82,19 @@ impl Output {
         self.kind != OutputKind::Local && self.dest == Path::new("-")
     }
 
-    /// Writes it. `program` is where the image's program is, and its code.
-    pub fn write(&self, store: &Store, image: &Image, program: Option<(&Path, &Code)>) -> Result<()> {
+    /// Writes it, with the names that the build has given. `program` is where the image's program is, and its code.
+    pub fn write(
+        &self,
+        store: &Store,
+        image: &Image,
+        names: &[Reference],
+        program: Option<(&Path, &Code)>,
+    ) -> Result<()> {
         match self.kind {
             OutputKind::Local => Ok(write_dir(store, image, &self.dest)?),
             OutputKind::Tar => self.archive(|out| Ok(write_tar(store, image, out)?)),
-            OutputKind::Oci => self.save(store, image, ArchiveFormat::Oci),
-            OutputKind::Docker => self.save(store, image, ArchiveFormat::Docker),
+            OutputKind::Oci => self.save(store, image, names, ArchiveFormat::Oci),
+            OutputKind::Docker => self.save(store, image, names, ArchiveFormat::Docker),
             OutputKind::Artifact => {
                 let Some((path, code)) = program else {
                     bail!("--output type=artifact: the image names no program that could be the artifact")
@@ -96,17 +102,17 @@ impl Output {
                 let description = &code.description;
                 let interfaces = Interfaces { imports: &description.imports, exports: &description.exports };
                 let component = (description.kind != Kind::Module).then_some(interfaces);
-                let name = image.names.first().map(Reference::familiar);
+                let name = names.first().map(|name| name.pinned().familiar());
                 self.archive(|out| Ok(write_artifact(image, path, component, name.as_deref(), out)?))
             }
         }
     }
 
-    /// The image with all the names that it has.
-    fn save(&self, store: &Store, image: &Image, format: ArchiveFormat) -> Result<()> {
-        let names: Vec<String> = match image.names.as_slice() {
+    /// What else the image is called here is none of the archive's business: the same build writes the same one.
+    fn save(&self, store: &Store, image: &Image, names: &[Reference], format: ArchiveFormat) -> Result<()> {
+        let names: Vec<String> = match names {
             [] => vec![image.id.clone()],
-            names => names.iter().map(Reference::familiar).collect(),
+            names => names.iter().map(|name| name.pinned().familiar()).collect(),
         };
         self.archive(|out| Ok(Images::new(store).save(&names, format, out)?))
     }

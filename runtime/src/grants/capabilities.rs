@@ -1,7 +1,7 @@
 //! What a program can ask for, in words: the interfaces that it imports and exports, what each lets it do, and which
 //! grant gives it.
 
-use crate::guest::Description;
+use crate::guest::{Description, process};
 
 /// One thing that a program can ask for, or has to offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,7 @@ const FILES: &str = "its own root always; host directories by -v and --mount; --
 const SOCKETS: &str = "its own loopback always; ports by -p, --expose and EXPOSE; others by --network and --allow-net";
 const NAMES: &str = "localhost always; peers by --network, other names by --allow-net";
 const PEERS: &str = "peers by --network, others by --allow-net";
+const SPAWN: &str = "--allow-spawn; RUN and exec always";
 const LISTENERS: &str = "a listening socket for each port of -p, --expose and EXPOSE";
 const NOBODY: &str = "nothing: sampan does not provide it, and a start is refused";
 
@@ -30,7 +31,7 @@ pub fn imports(description: &Description) -> Vec<Capability> {
         let (interface, (means, given_by)) = match import.strip_prefix("wasi_snapshot_preview1.") {
             // A module names each function: they are told by what they are for.
             Some(function) => group(function),
-            None => (import.clone(), interface(import)),
+            None => (whole(import), interface(import)),
         };
         if all.iter().all(|known| known.interface != interface) {
             all.push(Capability { interface, means, given_by });
@@ -58,6 +59,12 @@ pub fn exports(description: &Description) -> Vec<Capability> {
 
 fn unversioned(name: &str) -> &str {
     name.split_once('@').map_or(name, |(name, _)| name)
+}
+
+/// The interface, where a module names a function of one.
+fn whole(import: &str) -> String {
+    let module = import.split_once('.').filter(|_| import.starts_with(process::MODULE));
+    module.map_or_else(|| import.to_owned(), |_| process::MODULE.to_owned())
 }
 
 /// The functions of WASI 0.1, by what they are for.
@@ -100,6 +107,7 @@ fn interface(import: &str) -> (&'static str, &'static str) {
         "wasi:sockets/ip-name-lookup" => ("looks up the addresses of names", NAMES),
         _ if name.starts_with("wasi:sockets/udp") => ("sends and receives UDP datagrams", SOCKETS),
         _ if name.starts_with("wasi:sockets/") => ("listens for and makes TCP connections", SOCKETS),
+        "sampan:process/spawn" => ("starts other programs of its container", SPAWN),
         "wasi:http/types" => ("has words for HTTP requests and answers", ALWAYS),
         "wasi:http/outgoing-handler" | "wasi:http/client" => ("makes HTTP requests", PEERS),
         _ => ("something that is no part of WASI as it is known here", NOBODY),
@@ -132,6 +140,11 @@ mod tests {
         assert!(all[0].means.contains("TCP") && all[0].given_by.contains("-p"));
         assert!(all[1].means.contains("files below /"));
         assert_eq!(all[2].given_by, NOBODY);
+        let spawn = ["sampan:process/spawn@0.1.0.spawn", "sampan:process/spawn@0.1.0.wait"];
+        for all in [imports(&of(&spawn, &[])), imports(&of(&["sampan:process/spawn@0.1.0"], &[]))] {
+            assert_eq!((all.len(), all[0].interface.as_str()), (1, "sampan:process/spawn@0.1.0"));
+            assert!(all[0].given_by.contains("--allow-spawn"));
+        }
         let out = exports(&of(&[], &["wasi:http/incoming-handler@0.2.0"]));
         assert!(out[0].means.contains("HTTP"));
     }

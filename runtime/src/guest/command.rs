@@ -97,7 +97,10 @@ async fn call(
             call_with_descriptors(program, module, surroundings, control, processes, listeners, started).await
         }
         Mapped::Module(module) => call_module(program, module, surroundings, control, started).await,
-        Mapped::Component(component) => call_component(program, component, surroundings, control, started).await,
+        Mapped::Component(component) => {
+            let process = processes.map(|processes| (processes, process::FIRST));
+            call_component(program, component, surroundings, control, process, started).await
+        }
     };
     match result {
         Ok(code) => Ending::code(code),
@@ -188,10 +191,15 @@ pub(super) async fn call_component(
     component: &wasmtime::component::Component,
     surroundings: &Arc<Surroundings>,
     control: &Control,
+    process: Option<(&Processes, u32)>,
     started: impl FnOnce(),
 ) -> wasmtime::Result<u8> {
     let linker = linker::component(&program.engine, &program.description, &surroundings.grants.limits)?;
-    let mut store = Store::new(&program.engine, surroundings.component_state(true)?);
+    let state = match process {
+        Some((processes, id)) => surroundings.process_state(processes, id)?,
+        None => surroundings.component_state(true)?,
+    };
+    let mut store = Store::new(&program.engine, state);
     account::meter(&mut store);
     watch_epoch(&mut store, control);
     let returned = if program.kind() == Kind::Command3 {

@@ -2,7 +2,7 @@
 
 use super::kind::Description;
 use super::state::ComponentState;
-use super::{open, storage};
+use super::{open, process, storage};
 use crate::grants::Limits;
 use crate::network::sockets;
 use wasmtime::Engine;
@@ -50,7 +50,12 @@ pub fn component(
             storage::limit(&mut linker)?;
         }
     }
-    if let Some(most) = limits.open_files.map(|most| usize::try_from(most).unwrap_or(usize::MAX)) {
+    let open_files = limits.open_files.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+    // A service is not one program, but as many instances as there are requests: it has no processes.
+    if description.spawns() && !description.kind.is_service() {
+        process::component::define(&mut linker, open_files)?;
+    }
+    if let Some(most) = open_files {
         if imports("wasi:filesystem/", "0.2.") {
             open::limit_files(&mut linker, most)?;
         }

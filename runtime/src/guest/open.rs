@@ -1,6 +1,7 @@
 //! How many files and sockets a component may have open: the functions that make one, with a look at how
 //! many there are (over the crate's own definitions, by shadowing in the linker).
 
+use super::process::component::Handle;
 use crate::network::sockets::Networked;
 use wasmtime::component::{Linker, Resource, ResourceTable};
 use wasmtime::{Result, StoreContextMut};
@@ -16,13 +17,14 @@ use wasmtime_wasi::p3::bindings::sockets::types as sockets3;
 const STREAMS: usize = 3;
 
 /// Whether a guest whose table this is has as many open as it may.
-fn is_full(table: &mut ResourceTable, most: usize) -> bool {
+pub(super) fn is_full(table: &mut ResourceTable, most: usize) -> bool {
     let open = |entry: &&mut (dyn std::any::Any + Send)| {
         entry.is::<Descriptor>()
             || entry.is::<TcpSocket>()
             || entry.is::<UdpSocket>()
             || entry.is::<sockets3::TcpSocket>()
             || entry.is::<sockets3::UdpSocket>()
+            || entry.is::<Handle>()
     };
     STREAMS + table.iter_mut().filter(open).count() >= most
 }

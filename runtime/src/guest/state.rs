@@ -1,8 +1,9 @@
 //! What one instance of a guest is given by the host: its WASI context, and nothing else.
 
 use super::account::{Account, Meter, Metered};
-use super::module::stream::Stream;
-use super::process::{Lent, Loader};
+use super::module::{self, stream::Stream};
+use super::process::component::Member;
+use super::process::{Lent, Loader, Processes};
 use super::stdio::{Channel, Input, Pipe};
 use crate::grants::Grants;
 use crate::network::View;
@@ -68,15 +69,20 @@ impl Surroundings {
     }
 
     fn with_streams(&self, blocking: bool) -> wasmtime::Result<WasiCtxBuilder> {
-        let mut wasi = self.builder(0, blocking)?;
-        if let Some([input, output, error]) = &self.stdio {
-            wasi.stdin(input.clone()).stdout(output.clone()).stderr(error.clone());
-            return Ok(wasi);
+        if let Some(stdio) = &self.stdio {
+            return self.with_stdio(blocking, stdio);
         }
+        let mut wasi = self.builder(0, blocking)?;
         wasi.stdout(self.output.stream(Channel::Stdout)).stderr(self.output.stream(Channel::Stderr));
         if let Some(input) = &self.input {
             wasi.stdin(input.clone());
         }
+        Ok(wasi)
+    }
+
+    fn with_stdio(&self, blocking: bool, [input, output, error]: &Stdio) -> wasmtime::Result<WasiCtxBuilder> {
+        let mut wasi = self.builder(0, blocking)?;
+        wasi.stdin(input.clone()).stdout(output.clone()).stderr(error.clone());
         Ok(wasi)
     }
 
@@ -105,6 +111,17 @@ impl Surroundings {
         Ok(self.component_state_with(self.context(blocking)?))
     }
 
+    /// The same of a component that may start others: the process `id` among these.
+    ///
+    /// # Errors
+    /// When a directory cannot be opened.
+    pub fn process_state(self: &Arc<Self>, processes: &Processes, id: u32) -> wasmtime::Result<ComponentState> {
+        let stdio = module::first_stdio(self);
+        let wasi = Box::new(self.with_stdio(true, &stdio)?.build());
+        let member = Member { processes: processes.clone(), id, cwd: self.grants.cwd.clone(), stdio };
+        Ok(ComponentState { member: Some(member), ..self.component_state_with(wasi) })
+    }
+
     /// What an instance of a component is told of the world. Nothing in it changes with what an instance does, so one
     /// instance after another can have it; making it opens each directory.
     ///
@@ -122,6 +139,7 @@ impl Surroundings {
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
             hooks: Outgoing { surroundings: Arc::clone(self) },
+            member: None,
             meter: Meter::new(&self.account),
         }
     }
@@ -152,6 +170,7 @@ pub struct ComponentState {
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Outgoing,
+    member: Option<Member>,
     meter: Meter,
 }
 
@@ -162,6 +181,14 @@ impl Metered for ComponentState {
 }
 
 impl ComponentState {
+    /// What it is among the processes of its container.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn member(&self) -> wasmtime::Result<&Member> {
+        self.member.as_ref().ok_or_else(|| wasmtime::format_err!("the component is no process"))
+    }
+
     /// The context, for another instance.
     #[must_use]
     pub fn into_context(self) -> Box<WasiCtx> {

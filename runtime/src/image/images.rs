@@ -84,7 +84,7 @@ impl<'a> Images<'a> {
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Image>> {
-        again_if_removed(|| {
+        again_if_removed(self.store, || {
             let bytes = index::read(self.store)?;
             let entries = index::entries(self.store, &bytes)?;
             let mut images: Vec<Image> = Vec::new();
@@ -299,7 +299,7 @@ impl<'a> Images<'a> {
     }
 
     pub(super) fn look_up(&self, wanted: &str) -> Result<Found> {
-        again_if_removed(|| {
+        again_if_removed(self.store, || {
             let bytes = index::read(self.store)?;
             let entries = index::entries(self.store, &bytes)?;
             if let Ok(reference) = wanted.parse::<Reference>() {
@@ -391,11 +391,20 @@ pub(super) fn as_name(reference: &Reference) -> Result<String> {
     }
 }
 
-/// Readers take no lock, so an image can go away between the index and its blobs. A second look then tells: either the
-/// index no longer has it, or the store really is damaged.
-pub(super) fn again_if_removed<T>(look: impl Fn() -> Result<T>) -> Result<T> {
-    match look() {
-        Err(ImageError::Store(e)) if e.is_not_found() => look(),
-        other => other,
+/// Readers take no lock, so an image can go away between the index and its blobs. Another look then tells: either the
+/// index no longer has it, or, if that is as it was, the store really is damaged.
+pub(super) fn again_if_removed<T>(store: &Store, look: impl Fn() -> Result<T>) -> Result<T> {
+    let mut before = None;
+    loop {
+        match look() {
+            Err(ImageError::Store(e)) if e.is_not_found() => {
+                let now = index::read(store)?;
+                if before.as_ref() == Some(&now) {
+                    return Err(e.into());
+                }
+                before = Some(now);
+            }
+            other => return other,
+        }
     }
 }

@@ -41,6 +41,7 @@ mod formats;
 mod images;
 mod index;
 mod layer;
+mod packed;
 mod platform;
 pub mod pull;
 pub mod push;

@@ -27,7 +27,7 @@ impl Images<'_> {
     /// # Errors
     /// When the store cannot be read.
     pub fn usage(&self) -> Result<(Vec<(Image, Usage)>, u64)> {
-        again_if_removed(|| {
+        again_if_removed(self.store, || {
             let mut sizes: HashMap<String, u64> = HashMap::new();
             let mut all = Vec::new();
             for image in self.list()? {

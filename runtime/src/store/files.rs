@@ -1,7 +1,9 @@
 //! Files that matter: written beside their place and renamed, so that a reader sees the old or the new, never half.
 
 use super::{Result, StoreError};
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +27,7 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let beside = path.with_file_name(format!(".{name}.{}.{n}", std::process::id()));
     let fill = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&beside)?;
+        let mut file = File::create(&beside)?;
         file.write_all(bytes)?;
         if durability == Durability::Flushed {
             file.sync_all()?;
@@ -34,7 +36,7 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
         if durability == Durability::Flushed
             && let Some(dir) = path.parent()
         {
-            std::fs::File::open(dir)?.sync_all()?;
+            File::open(dir)?.sync_all()?;
         }
         Ok(())
     };
@@ -145,6 +147,34 @@ fn open_up(path: &Path) {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             open_up(&entry.path());
         }
+    }
+}
+
+/// Begins to write a large file to the disk while it is still filled, so that whoever flushes it at the end has less to
+/// wait for. By itself the system would begin much later.
+#[derive(Debug, Default)]
+pub(crate) struct Trickle {
+    filled: u64,
+    begun: u64,
+}
+
+impl Trickle {
+    /// So much is begun at once, in bytes.
+    const PIECE: u64 = 8 << 20;
+
+    /// Says how long the file is now.
+    pub fn filled(&mut self, file: &File, length: u64) {
+        self.filled = length;
+        let more = self.filled.saturating_sub(self.begun);
+        if more < Self::PIECE {
+            return;
+        }
+        if let (Ok(from), Ok(more)) = (i64::try_from(self.begun), i64::try_from(more)) {
+            // SAFETY: the file is open, and nothing is handed over but numbers. That it could not begin changes nothing:
+            // what has to be on the disk is flushed later.
+            let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), from, more, libc::SYNC_FILE_RANGE_WRITE) };
+        }
+        self.begun = self.filled;
     }
 }
 

@@ -113,12 +113,15 @@ fn flags_say_what_to_build_and_how_to_tell() {
     store.sampan(format!("build --pull '{context}'")).ok();
     let on_flags = Dir::context("FROM flags\n");
     store.sampan(format!("build --pull '{on_flags}'")).fails(1).stderr_has("could not be pulled");
-    for (kind, format) in [("oci", "oci-archive"), ("docker", "docker-archive")] {
+    for (kind, format, index) in [("oci", "oci-archive", "index.json"), ("docker", "docker-archive", "manifest.json")] {
         let archive = format!("{context}/{kind}.tar");
         store.sampan(format!("build -q -t flags -o type={kind},dest={archive} --build-arg A=1 '{context}'")).ok();
         store.sampan(format!("save --format {format} -o {archive}.saved flags")).ok();
         let same = format!("cmp '{archive}' '{archive}.saved'");
         store.shell(&same).ok();
+        // A build that gives no name has none in its archive, whatever the same image is called here.
+        store.sampan(format!("build -q -o type={kind},dest={archive}.bare --build-arg A=1 '{context}'")).ok();
+        store.shell(&format!("tar -xf '{archive}.bare' -O {index}")).ok().stdout_lacks("flags");
     }
 }
 

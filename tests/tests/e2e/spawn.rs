@@ -55,6 +55,46 @@ fn streams_go_where_they_are_told() {
 }
 
 #[test]
+fn links_are_made_read_and_removed() {
+    let store = Store::shared(&["toolbox"]);
+    for (script, wanted) in [
+        (
+            "ln -s f sym; ln -s /t/d/g abs; ln -s none off; readlink sym; cat sym abs; readlink -f abs",
+            "f\none\ntwo\n/t/d/g\n",
+        ),
+        ("ln -s / root; ls root/t; cd d; ln -s /t/f up; cat up; cat /t/root/t/d/up", "d\nf\nroot\none\none\n"),
+        ("ln f hard; echo more >> hard; cat f; rm f; cat hard; stat -c %h hard", "one\nmore\none\nmore\n1\n"),
+        (
+            "ln -s f s; [ -L s ] && [ -h s ] && [ ! -L f ] && [ -f s ] && echo link; ls -F; stat -c '%F %N' s",
+            "link\nd/\nf\ns@\nsymbolic link 's' -> 'f'\n",
+        ),
+        ("ln -s none off; [ -e off ] || [ -L off ] && ls off; cat off; rm off; ls", "off\nd\nf\n"),
+        ("ln -s d s; ls s; rm s; ls d; ln -s d s; unlink s; ls", "g\ng\nd\nf\n"),
+        (
+            "ln -s f s; cp -P s p; cp s c; cp -a s a; find . -type l | sort; readlink p a; cat c",
+            "./a\n./p\n./s\nf\nf\none\n",
+        ),
+        ("ln -s ../f d/up; cp -a d e; cp -r d r; readlink e/up r/up; mv e/up m; readlink m", "../f\n../f\n../f\n"),
+        (
+            "ln -s f s; ls -l s | sed 's/.* //'; ls -l | grep -c ^l; ln -sf d s; readlink s; ln -sfn f s; readlink s",
+            "f\n1\nd\nf\n",
+        ),
+        (
+            "ln -s d s; ln -s x s/y; ls d; rm -r s; ls d; tar -cf a.tar d; rm -r d; tar -xf a.tar; readlink d/y",
+            "g\ny\ng\ny\nx\n",
+        ),
+        ("readlink -f d/new; realpath d/../f; readlink -e none; readlink f; echo $?", "/t/d/new\n/t/f\n1\n"),
+    ] {
+        let script = format!("mkdir -p /t/d; cd /t; echo one > f; echo two > d/g; {script}");
+        let run = sh(store, &script).ok();
+        assert_eq!(run.stdout, wanted, "{script}\n{}", run.stderr);
+    }
+    sh(store, "cd /tmp; echo a > f; ln f f; ln none x; ln -s f f")
+        .fails(1)
+        .stderr_is("ln: f: File exists\nln: x: No such file or directory\nln: f: File exists\n");
+}
+
+#[test]
 fn a_reader_that_has_enough_ends_its_writer() {
     let store = Store::shared(&["toolbox"]);
     sh(store, "yes | head -n 1").ok().stdout_is("y\n").stderr_is("");
@@ -157,4 +197,82 @@ fn a_trap_of_a_child_is_told_and_is_not_the_shells() {
     run("echo text | probe stdin | probe stdin; probe cat /etc/passwd > /copy; cat /copy")
         .ok()
         .stdout_is("text\nroot:x:0:0:root:/root:/bin/sh\n");
+}
+
+/// The sample `spawn`, a component that starts programs, in a container that may.
+fn component(store: &Store, line: &str) -> Run {
+    store.sampan(format!("run --rm -i --allow-spawn spawn {line}"))
+}
+
+#[test]
+fn a_component_starts_a_module_and_says_how_it_ended() {
+    let store = Store::shared(&["toolbox", "spawn"]);
+    let run = component(store, "run /bin/sh -c 'read line; echo \"got $line\"; echo oh >&2; exit 7'").stdin("text\n");
+    run.ok().stdout_is("process 2 of 1\ngot text\nended with 7\nended with 7\n").stderr_is("oh\n");
+    component(store, "capture /bin/sh -c 'seq 100000; ls /none'")
+        .ok()
+        .stdout_is("588895 bytes out, 37 bytes of errors\nended with 1\n");
+    component(store, "feed 'some text' /bin/wc -c").ok().stdout_is("9\nended with 0\n");
+    component(store, "join '/bin/seq 3' '/bin/tail -n 1'").ok().stdout_is("3\nended with 0\nended with 0\n");
+    component(store, "join /bin/yes '/bin/head -n 1'").ok().stdout_is("y\nended with 0\nended with 141\n");
+    component(store, "among /etc A=b /bin/sh -c 'pwd; /bin/ls passwd; echo $A; echo [$HOME]'")
+        .ok()
+        .stdout_is("/etc\npasswd\nb\n[]\nended with 0\n");
+    component(store, "kill 15 /bin/sleep 1000").ok().stdout_is("ended with 143\n");
+}
+
+#[test]
+fn what_a_component_hands_over_is_shared() {
+    let store = Store::shared(&["toolbox", "spawn"]);
+    let script = "spawn into /f /bin/sh -c 'echo one; ls /none; echo two >&2'; cat /f";
+    let wanted = "ended with 0\nhere it is:\none\nls: /none: No such file or directory\ntwo\n";
+    store.sampan("run --rm --allow-spawn --entrypoint /bin/sh spawn -c").arg(script).ok().stdout_is(wanted);
+}
+
+#[test]
+fn modules_and_components_start_one_another() {
+    let store = Store::shared(&["toolbox", "spawn"]);
+    let script = "echo text | spawn run /bin/spawn run /bin/sh -c 'read x; echo \"<$x>\"; exit 3'; echo $?";
+    let run = store.sampan("run --rm --allow-spawn --entrypoint /bin/sh spawn -c").arg(script).ok();
+    // A pipe has the lines of three programs in the order in which they said them.
+    run.stdout_is(
+        "process 3 of 2\nprocess 4 of 3\n<text>\nended with 3\nended with 3\nended with 0\nended with 0\n0\n",
+    );
+    let container = store.detached("--allow-spawn spawn run /bin/sh -c 'echo up; /bin/spawn run /bin/sleep 1000'");
+    container.says("up");
+    let host = container.host();
+    store.sampan(format!("stop {container}")).ok();
+    assert_eq!(container.wait(), 143);
+    eventually("its host is gone", || !std::path::Path::new(&format!("/proc/{host}")).exists());
+    // `exec` may start programs, whatever the container may.
+    let container = store.detached("--entrypoint /bin/sleep spawn 1000");
+    let run = store.sampan(format!("exec {container} /bin/spawn run /bin/true")).ok();
+    run.stdout_has("ended with 0");
+}
+
+#[test]
+fn a_components_processes_are_counted_and_forgotten() {
+    let store = Store::shared(&["toolbox", "spawn"]);
+    component(store, "many /bin/sleep 1000").ok().stdout_is("63 and then limit\n63 and then limit\n");
+    // What is let go of goes on, and the container's end is its end.
+    component(store, "leave /bin/sleep 1000").ok().stdout_is("");
+    component(store, "odd").ok().stdout_is(
+        "no program: no-entry\na directory: access\ntext: not-executable\na relative directory: invalid\nthe first: \
+         not-permitted\nno process: no-such-process\nno signal: invalid\nthe wrong end: invalid invalid\nnobody reads: \
+         nobody reads it\n",
+    );
+}
+
+#[test]
+fn a_component_without_the_grant_is_told_so() {
+    let store = Store::shared(&["toolbox", "spawn"]);
+    let run = store.sampan("run --rm spawn run /bin/true").fails(1);
+    run.stderr_has("spawn: not-permitted").stderr_has("let the container start programs of its own with --allow-spawn");
+    let run = store.sampan("image inspect --capabilities spawn").ok();
+    run.stdout_has("sampan:process/spawn@0.1.0").stdout_has("starts other programs").stdout_has("--allow-spawn");
+    // RUN may, as with modules.
+    let dir = Dir::context("FROM spawn\nRUN [\"/bin/spawn\", \"into\", \"/made\", \"/bin/echo\", \"text\"]\n");
+    store.build_from("spawn-run", &dir);
+    let run = store.sampan("run --rm --entrypoint /bin/cat spawn-run /made").ok();
+    run.stdout_is("here it is:\ntext\n");
 }

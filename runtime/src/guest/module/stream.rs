@@ -181,6 +181,26 @@ impl Stream {
         }
     }
 
+    /// Whether it is for reading.
+    #[must_use]
+    pub fn can_read(&self) -> bool {
+        match self {
+            Self::Null | Self::Reader(_) | Self::Input(_) => true,
+            Self::File(open) => open.read,
+            Self::Writer(_) | Self::Output(_) | Self::Handed(_) => false,
+        }
+    }
+
+    /// Whether it is for writing.
+    #[must_use]
+    pub fn can_write(&self) -> bool {
+        match self {
+            Self::Null | Self::Writer(_) | Self::Output(_) | Self::Handed(_) => true,
+            Self::File(open) => open.write,
+            Self::Reader(_) | Self::Input(_) => false,
+        }
+    }
+
     /// Waits until a read would not wait, as far as that can be told without reading.
     pub async fn ready_to_read(&self) {
         match self {
@@ -350,10 +370,10 @@ impl OutputStream for Out {
         self.behind = bytes;
         // What finds room goes at once: a program may end without asking whether it went.
         while !self.behind.is_empty() && !self.closed && self.push().now_or_never().is_some() {}
-        Ok(())
+        if self.closed { Err(StreamError::Closed) } else { Ok(()) }
     }
     fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
+        if self.closed { Err(StreamError::Closed) } else { Ok(()) }
     }
     fn check_write(&mut self) -> StreamResult<usize> {
         match (self.closed, self.behind.is_empty()) {

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use wasmtime::{Caller, Linker};
 
 /// How long arguments and environment may be, each (ARG_MAX of Linux is of this order).
-const MOST_WORDS: usize = 1 << 20;
+pub(super) const MOST_WORDS: usize = 1 << 20;
 /// The number in a descriptor map that stands for no stream.
 const NONE: u32 = u32::MAX;
 

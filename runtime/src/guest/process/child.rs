@@ -121,7 +121,8 @@ async fn call(
             }
         }
         Mapped::Component(component) => {
-            command::call_component(&loaded.program, component, surroundings, control, || {}).await
+            let process = loaded.program.spawns().then_some((processes, id));
+            command::call_component(&loaded.program, component, surroundings, control, process, || {}).await
         }
     };
     match result {

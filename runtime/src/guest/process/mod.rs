@@ -8,11 +8,13 @@
 //! pipe       bytes from one program to another
 //! find       a path → the Wasm file, by way of `#!`
 //! abi        the interface as a WASI 0.1 module imports it; `guest/module` has its descriptors
+//! component  the interface as a component imports it
 //! child      one process: from its code to its exit code
 //! ```
 
 mod abi;
 mod child;
+pub(super) mod component;
 pub(crate) mod find;
 pub mod pipe;
 #[cfg(test)]
@@ -36,9 +38,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use wasmtime::{Engine, Linker};
 
-/// The name under which a module imports the interface.
+/// The name under which a module or a component imports the interface.
 pub const MODULE: &str = "sampan:process/spawn@0.1.0";
-/// What the interface has.
+/// What the interface has for a module.
 pub const FUNCTIONS: [&str; 5] = ["spawn", "pipe", "wait", "kill", "id"];
 /// How many processes a container may have, counting those that ended and whose parent has not asked yet.
 pub const MOST: usize = 64;
@@ -46,6 +48,8 @@ pub const MOST: usize = 64;
 const MOST_PROGRAMS: usize = 64;
 /// The first guest.
 pub const FIRST: u32 = 1;
+/// The parent of one that nobody waits for.
+const NOBODY: u32 = 0;
 /// What ends a process by itself: SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGKILL, SIGPIPE, SIGALRM, SIGTERM (signal(7)).
 const DEADLY: [u8; 8] = [1, 2, 3, 6, 9, 13, 14, 15];
 /// SIGINT.
@@ -191,7 +195,7 @@ impl Processes {
     /// A table with the first guest in it, which is not started here.
     #[must_use]
     pub fn new(engine: &Engine, surroundings: &Arc<Surroundings>, control: &Control, loader: Arc<dyn Loader>) -> Self {
-        let first = Process { parent: 0, control: control.clone(), signal: None, code: None };
+        let first = Process { parent: NOBODY, control: control.clone(), signal: None, code: None };
         Self(Arc::new(Inner {
             engine: engine.clone(),
             surroundings: Arc::clone(surroundings),
@@ -347,6 +351,19 @@ impl Processes {
                 return Err(Errno::CHILD);
             }
         }
+    }
+
+    /// Says that nobody waits for this child of `parent` any more: its end is not kept.
+    pub fn forget(&self, parent: u32, child: u32) {
+        let mut state = self.state();
+        match state.all.get_mut(&child) {
+            Some(process) if process.parent != parent => return,
+            Some(process) if process.code.is_none() => process.parent = NOBODY,
+            Some(_) => drop(state.all.remove(&child)),
+            None => return,
+        }
+        drop(state);
+        self.bump();
     }
 
     /// Ends a process as a signal would that it has no handler for; 0 only looks whether it is there.

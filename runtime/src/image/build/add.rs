@@ -4,12 +4,16 @@ use super::Problem;
 use super::copy::Tree;
 use super::stage::Stage;
 use crate::image::blobs::Hashing;
-use flate2::read::MultiGzDecoder;
+use crate::image::packed;
+use crate::image::unpack::limits::{Gauge, Limits};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Error, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use tar::EntryType;
+
+/// Where the mark of every tar since 1988 is; before it there were no numbers to tell a tar by.
+const TAR: std::ops::Range<usize> = 257..262;
 
 /// Whether a source of ADD is not of this machine.
 pub(super) fn is_remote(source: &str) -> bool {
@@ -50,46 +54,32 @@ pub(super) fn fetch(stage: &Stage<'_>, url: &str, checksum: Option<&str>) -> Res
 
 /// Whether a file is an archive that ADD unpacks: by what it begins with, not by its name.
 pub(super) fn is_archive(host: &Path) -> Result<bool, Problem> {
-    let start = |file: &mut dyn Read| -> std::io::Result<Vec<u8>> {
-        let mut start = Vec::new();
-        file.take(512).read_to_end(&mut start)?;
-        Ok(start)
-    };
-    let mut file = File::open(host).map_err(Problem::read(host))?;
-    let mut first = start(&mut file).map_err(Problem::read(host))?;
-    let other = match first.as_slice() {
-        [0x1f, 0x8b, ..] => {
-            let file = File::open(host).map_err(Problem::read(host))?;
-            // What is no gzip after all is no archive.
-            first = start(&mut MultiGzDecoder::new(file)).unwrap_or_default();
-            None
-        }
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
-        _ => None,
-    };
-    if let Some(kind) = other {
-        return Err(Problem::Syntax(format!(
-            "ADD cannot unpack {:?}, which is compressed with {kind}: only tar and gzip are known here; unpack it into the \
-             context, or say ADD --unpack=false",
-            host.file_name().unwrap_or_default()
-        )));
-    }
-    // The mark of every tar since 1988; before it there were no numbers to tell a tar by.
-    Ok(first.get(257..262) == Some(b"ustar"))
+    let mut start = Vec::new();
+    let file = File::open(host).map_err(Problem::read(host))?;
+    let read = packed::unpacked(file).map_err(Problem::read(host))?.take(512).read_to_end(&mut start);
+    // What begins like something compressed and is not is no archive.
+    Ok(read.is_ok() && start.get(TAR) == Some(b"ustar"))
 }
 
 /// Puts an archive's entries into a directory of the image. Names lead nowhere but below it: the plan knows no links of the
 /// host, and `..` is refused.
 pub(super) fn unpack(stage: &Stage<'_>, archive: &Path, into: &Path, tree: &mut Tree<'_>) -> Result<(), Problem> {
-    let mut start = [0_u8; 2];
-    let is_gzip = File::open(archive).and_then(|mut f| f.read_exact(&mut start)).is_ok() && start == [0x1f, 0x8b];
     let file = File::open(archive).map_err(Problem::read(archive))?;
-    let reader: Box<dyn Read> = if is_gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    let mut reader = tar::Archive::new(reader);
-    for entry in reader.entries().map_err(Problem::read(archive))? {
+    let limits = Limits::of_environment().map_err(|e| Problem::Syntax(e.to_string()))?;
+    let (gauge, phase) = Gauge::new(packed::unpacked(file).map_err(Problem::read(archive))?, limits);
+    let too_much = |reason: String| Problem::read(archive)(Error::new(ErrorKind::InvalidData, reason));
+    let mut reader = tar::Archive::new(gauge);
+    let mut entries = reader.entries().map_err(Problem::read(archive))?;
+    let (mut count, mut written) = (0_u64, 0_u64);
+    loop {
+        phase.headers();
+        let Some(entry) = entries.next() else { break };
+        phase.content();
         let mut entry = entry.map_err(Problem::read(archive))?;
+        count += 1;
+        if count > limits.entries {
+            return Err(too_much(limits.too_many_entries()));
+        }
         let name = PathBuf::from(std::ffi::OsStr::from_bytes(&entry.path_bytes()));
         let path = place(archive, into, &name)?;
         if path == into {
@@ -119,7 +109,13 @@ pub(super) fn unpack(stage: &Stage<'_>, archive: &Path, into: &Path, tree: &mut 
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let host = stage.build.scratch("added");
                 let mut file = File::create_new(&host).map_err(Problem::read(&host))?;
-                std::io::copy(&mut entry, &mut file).map_err(Problem::read(archive))?;
+                // A sparse file is short in the archive and long here.
+                let left = limits.bytes.saturating_sub(written);
+                let copied = std::io::copy(&mut (&mut entry).take(left.saturating_add(1)), &mut file);
+                written = written.saturating_add(copied.map_err(Problem::read(archive))?);
+                if written > limits.bytes {
+                    return Err(too_much(limits.too_many_bytes()));
+                }
                 drop(file);
                 let meta = host.symlink_metadata().map_err(Problem::read(&host))?;
                 tree.plan.own_file(&path, &host, &meta, mode, mtime)?;

@@ -1,9 +1,9 @@
 //! What standard input can be: a Dockerfile, or a whole context as an archive.
 
 use super::BuildError;
+use crate::image::packed::{self, Packed};
 use crate::image::unpack::unpack_archive;
 use crate::store::{Scratch, Store, StoreError};
-use flate2::read::MultiGzDecoder;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ impl Input {
     }
 }
 
-/// Reads a context from a stream: a tar archive, as it is or with gzip, or else a Dockerfile.
+/// Reads a context from a stream: a tar archive, compressed or not, or else a Dockerfile.
 ///
 /// # Errors
 /// When it cannot be read, is neither, or the store cannot be written.
@@ -34,22 +34,19 @@ pub fn input(store: &Store, mut stream: impl Read) -> Result<Input, BuildError> 
     let context = scratch.path().join("context");
     let mut start = Vec::new();
     stream.by_ref().take(512).read_to_end(&mut start).map_err(failed)?;
-    let is_gzip = start.starts_with(&[0x1f, 0x8b]);
+    let is_packed = Packed::of(&start).is_some();
     let is_tar = start.get(257..262) == Some(b"ustar");
     let mut whole = Cursor::new(start).chain(stream);
-    if !is_gzip && !is_tar {
+    if !is_packed && !is_tar {
         let mut text = String::new();
         whole.read_to_string(&mut text).map_err(|e| {
-            invalid(format!("standard input is neither a tar archive, with gzip or without, nor a Dockerfile ({e})"))
+            invalid(format!("standard input is neither a tar archive, compressed or not, nor a Dockerfile ({e})"))
         })?;
         std::fs::create_dir(&context).map_err(StoreError::io("create", &context))?;
         return Ok(Input { scratch, text: Some(text) });
     }
-    let unpacked = match is_gzip {
-        true => unpack_archive(MultiGzDecoder::new(whole), &context),
-        false => unpack_archive(whole, &context),
-    };
-    unpacked.map_err(|reason| invalid(format!("the archive on standard input: {reason}")))?;
+    unpack_archive(packed::unpacked(whole).map_err(failed)?, &context)
+        .map_err(|reason| invalid(format!("the archive on standard input: {reason}")))?;
     Ok(Input { scratch, text: None })
 }
 

@@ -159,14 +159,17 @@ pub fn build_with<E: From<BuildError>>(
     progress: &mut dyn Progress,
     mut ready: impl FnMut(&ImageConfiguration, &[PathBuf]) -> Result<(), E>,
 ) -> Result<Image, E> {
-    let again = match builder::build(store, options, progress, &mut ready) {
-        Err(builder::Stopped::Build(BuildError::Image(ImageError::LayerRemoved { .. }))) => {
-            // An image was removed, and layers with it that the cache had promised; they are made anew.
-            builder::build(store, options, progress, &mut ready)
+    // An image may be removed meanwhile, and layers with it that the cache had promised; they are made anew. Where that
+    // happens again and again, the last build takes nothing from the cache, and so can lose nothing.
+    let mut built = builder::build(store, options, progress, &mut ready);
+    for no_cache in [false, false, true] {
+        if !matches!(&built, Err(builder::Stopped::Build(BuildError::Image(ImageError::LayerRemoved { .. })))) {
+            break;
         }
-        other => other,
-    };
-    again.map_err(|stopped| match stopped {
+        let options = BuildOptions { no_cache: no_cache || options.no_cache, ..options.clone() };
+        built = builder::build(store, &options, progress, &mut ready);
+    }
+    built.map_err(|stopped| match stopped {
         builder::Stopped::Build(error) => error.into(),
         builder::Stopped::Ready(error) => error,
     })

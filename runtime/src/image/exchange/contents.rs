@@ -3,9 +3,8 @@
 use super::BLOBS;
 use crate::image::blobs::{self, Hashing};
 use crate::image::unpack::limits::{Gauge, Limits, PATH};
-use crate::image::{ImageError, Result};
+use crate::image::{ImageError, Result, packed};
 use crate::store::{Scratch, StoreError};
-use flate2::read::MultiGzDecoder;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,21 +43,14 @@ pub(super) fn bad(reason: impl Into<String>) -> ImageError {
 }
 
 impl Contents {
-    /// Reads an archive, gzip'ed or not, to its end.
+    /// Reads an archive, compressed or not, to its end.
     pub fn read(archive: impl Read, scratch: &Scratch) -> Result<Self> {
         let mut archive = BufReader::with_capacity(1 << 16, archive);
-        let head = archive.fill_buf().map_err(ImageError::ArchiveRead)?;
-        match head {
-            [] => Err(bad("it is empty: name a file with -i, or write one to standard input")),
-            [0x1f, 0x8b, ..] => {
-                let plain = BufReader::with_capacity(1 << 16, MultiGzDecoder::new(archive));
-                Self::unpack(plain, scratch, Limits::of_environment()?)
-            }
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Err(bad("it is compressed with zstd: pass it through `zstd -d` first")),
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => Err(bad("it is compressed with xz: pass it through `xz -d` first")),
-            [b'B', b'Z', b'h', ..] => Err(bad("it is compressed with bzip2: pass it through `bzip2 -d` first")),
-            _ => Self::unpack(archive, scratch, Limits::of_environment()?),
+        if archive.fill_buf().map_err(ImageError::ArchiveRead)?.is_empty() {
+            return Err(bad("it is empty: name a file with -i, or write one to standard input"));
         }
+        let archive = packed::unpacked(archive).map_err(ImageError::ArchiveRead)?;
+        Self::unpack(BufReader::with_capacity(1 << 16, archive), scratch, Limits::of_environment()?)
     }
 
     fn unpack(archive: impl Read, scratch: &Scratch, limits: Limits) -> Result<Self> {

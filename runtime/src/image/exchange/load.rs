@@ -92,7 +92,7 @@ struct DockerImage {
 }
 
 impl<'s> Archive<'s> {
-    /// Reads an archive of images: an OCI archive, a Docker archive, or one that is both; gzip'ed or not.
+    /// Reads an archive of images: an OCI archive, a Docker archive, or one that is both; compressed or not.
     ///
     /// # Errors
     /// When it is none of these, when something in it is not what it says, or when the store cannot be written. Nothing

@@ -41,7 +41,7 @@ impl Images<'_> {
     /// When there is no such image, a blob is not what its name says, or the archive cannot be written.
     pub fn save(&self, wanted: &[String], format: ArchiveFormat, out: impl Write) -> Result<()> {
         let scratch = self.store.scratch()?;
-        let chosen = again_if_removed(|| self.pin(wanted, &scratch))?;
+        let chosen = again_if_removed(self.store, || self.pin(wanted, &scratch))?;
         let mut archive = tar::Builder::new(out);
         match format {
             ArchiveFormat::Docker => write_docker(&mut archive, &chosen, &scratch)?,

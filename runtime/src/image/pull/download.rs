@@ -4,9 +4,11 @@
 //! A file that is whole is linked to where its pull needs it. Nothing else reads these files, so a killed pull leaves
 //! nothing that counts, and what nobody asked for in a week goes.
 
+use super::arrival::Coming;
 use super::{Progress, PullError, Step};
 use crate::image::blobs;
 use crate::registry::{RegistryError, Repository, Sink};
+use crate::store::files::Trickle;
 use crate::store::{Lock, Store, StoreError, files};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -22,21 +24,28 @@ fn dir(store: &Store) -> PathBuf {
     store.root().join("downloads")
 }
 
-/// Sees to it that the blob is at `into`: from the store, from an earlier pull, or from the registry.
+/// Sees to it that the blob is at `into`: from the store, from an earlier pull, or from the registry. Who waits for it
+/// is told how it comes.
 pub(super) async fn fetch(
     store: &Store,
     repository: &Repository,
     digest: &str,
     size: u64,
     into: &Path,
+    coming: Coming,
     progress: &Arc<dyn Progress>,
 ) -> Result<(), PullError> {
+    let coming = Arc::new(coming);
     let known = blobs::path(store, digest)?;
     files::make_dir(&dir(store))?;
     let path = dir(store).join(blobs::hex(digest).unwrap_or("none"));
     loop {
         if known.metadata().is_ok_and(|meta| meta.len() == size) && link(&known, into)? {
             progress.layer(digest, Step::Exists);
+            let file = File::open(into).map_err(StoreError::io("read", into))?;
+            coming.begins(&Arc::new(file));
+            coming.has(size);
+            coming.is_whole();
             return Ok(());
         }
         let lock = {
@@ -54,12 +63,15 @@ pub(super) async fn fetch(
         }
         let mut partial = {
             let (path, digest, progress) = (path.clone(), digest.to_owned(), progress.clone());
-            let open = tokio::task::spawn_blocking(move || Partial::open(&path, size, digest, progress));
+            let coming = Arc::clone(&coming);
+            let open = tokio::task::spawn_blocking(move || Partial::open(&path, size, digest, coming, progress));
             open.await.map_err(|e| PullError::Threads(e.to_string()))??
         };
         repository.download(digest, size, &mut partial).await?;
         if link(&path, into)? {
             progress.layer(digest, Step::Downloaded);
+            progress.layer(digest, Step::Unpacking);
+            coming.is_whole();
             return Ok(());
         }
     }
@@ -104,22 +116,40 @@ pub fn sweep(store: &Store, age: Duration) -> u64 {
 /// What has come of a blob.
 struct Partial {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     hash: Sha256,
     len: u64,
+    trickle: Trickle,
     digest: String,
+    coming: Arc<Coming>,
     progress: Arc<dyn Progress>,
 }
 
 impl Partial {
     /// Opens what is there, and hashes it.
-    fn open(path: &Path, size: u64, digest: String, progress: Arc<dyn Progress>) -> Result<Self, RegistryError> {
+    fn open(
+        path: &Path,
+        size: u64,
+        digest: String,
+        coming: Arc<Coming>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self, RegistryError> {
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let file = open().map_err(RegistryError::file("open", path))?;
-        let mut partial = Self { path: path.to_owned(), file, hash: Sha256::new(), len: 0, digest, progress };
+        let file = Arc::new(open().map_err(RegistryError::file("open", path))?);
+        coming.begins(&file);
+        let mut partial = Self {
+            path: path.to_owned(),
+            file,
+            hash: Sha256::new(),
+            len: 0,
+            trickle: Trickle::default(),
+            digest,
+            coming,
+            progress,
+        };
         let mut buffer = vec![0; 256 << 10];
         loop {
-            let read = partial.file.read(&mut buffer).map_err(RegistryError::file("read", path))?;
+            let read = (&*partial.file).read(&mut buffer).map_err(RegistryError::file("read", path))?;
             let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else { break };
             partial.count(piece);
         }
@@ -132,6 +162,7 @@ impl Partial {
     fn count(&mut self, piece: &[u8]) {
         self.hash.update(piece);
         self.len = self.len.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        self.coming.has(self.len);
         self.progress.layer(&self.digest, Step::Has(self.len));
     }
 }
@@ -142,15 +173,18 @@ impl Sink for Partial {
     }
 
     fn push(&mut self, piece: &[u8]) -> Result<(), RegistryError> {
-        self.file.write_all(piece).map_err(RegistryError::file("write", &self.path))?;
+        (&*self.file).write_all(piece).map_err(RegistryError::file("write", &self.path))?;
         self.count(piece);
+        self.trickle.filled(&self.file, self.len);
         Ok(())
     }
 
     fn restart(&mut self) -> Result<(), RegistryError> {
-        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        // First, so that nobody takes what is written next for what it has read.
+        self.coming.restarts();
+        let emptied = self.file.set_len(0).and_then(|()| (&*self.file).rewind());
         emptied.map_err(RegistryError::file("write", &self.path))?;
-        (self.hash, self.len) = (Sha256::new(), 0);
+        (self.hash, self.len, self.trickle) = (Sha256::new(), 0, Trickle::default());
         self.progress.layer(&self.digest, Step::Has(0));
         Ok(())
     }
@@ -170,7 +204,7 @@ mod tests {
     fn what_is_there_is_gone_on_with() {
         let fixture = Fixture::new();
         let path = fixture.dir.join("blob");
-        let open = || Partial::open(&path, 10, digest_of(b"0123456789"), Arc::new(())).unwrap();
+        let open = || Partial::open(&path, 10, digest_of(b"0123456789"), Arc::default(), Arc::new(())).unwrap();
         open().push(b"01234").unwrap();
         let mut again = open();
         assert_eq!(again.len(), 5);

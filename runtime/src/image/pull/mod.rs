@@ -2,29 +2,36 @@
 //!
 //! ```text
 //! download  a blob → a file beside the store's content, resumed where an earlier pull left it
+//! arrival   such a file, read while it is still coming
+//! dirs      the layers' directories, each known when it is there
 //! error     why there is no image
 //! ```
 //!
-//! Everything is made in a scratch directory, as a build does: the layers are unpacked there while later ones still come,
-//! the program is compiled, and only then the image and its name are put in place in one step. Blobs that have come are
+//! Everything is made in a scratch directory, as a build does: the layers are unpacked there while they come, the program is compiled, and only then the image and its name are put in place in one step. Blobs that have come are
 //! linked into the scratch directory, so that no removal of another image can take them away meanwhile.
 
+mod arrival;
+mod dirs;
 mod download;
 mod error;
 
 use super::formats::{self, Manifest, Shape};
 use super::images::Finished;
 use super::platform::{Index, Platform};
-use super::{Image, Images, Layer, Reference, blobs, unpack};
+use super::{Image, ImageError, Images, Layer, Reference, blobs, unpack};
 use crate::container::locate_in_layers;
 use crate::events;
 use crate::guest::code;
 use crate::registry::{Access, Fetched, Registries, Repository};
 use crate::store::{Durability, Scratch, Store, StoreError, files};
+use arrival::{Arrival, BrokenOff, Coming};
+use dirs::{Dirs, Place};
+use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -33,6 +40,8 @@ pub use error::PullError;
 
 /// As many blobs come at once, as with Docker.
 const AT_ONCE: usize = 3;
+/// As many layers are unpacked at once, or wait for what they are unpacked from.
+const UNPACKED_AT_ONCE: usize = 4;
 
 /// How a pull goes on with one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,6 +221,8 @@ impl Pull<'_> {
     async fn run(&self) -> Result<Pulled, PullError> {
         let scratch = self.store.scratch()?;
         let unpacked = self.layers(&scratch).await?;
+        // All of it is flushed before the image is put in place. That waits for the disk, so it may as well begin.
+        flush_soon(scratch.path().to_owned());
         self.progress.compiling();
         let dirs: Vec<PathBuf> = unpacked.iter().rev().map(|layer| layer.dir.clone()).collect();
         let warning = self.compile(&dirs)?;
@@ -239,62 +250,71 @@ impl Pull<'_> {
         Ok(Pulled { image, name: self.name.clone(), digest: digest.clone(), is_new, warning })
     }
 
-    /// Fetches what is not here, several blobs at once, and unpacks each layer when all below it are.
+    /// Fetches what is not here, several blobs at once, and unpacks each layer as it comes.
     async fn layers(&self, scratch: &Scratch) -> Result<Vec<Unpacked>, PullError> {
         let blobs = unique(self.found.read.layers.iter().map(|l| (l.digest.clone(), l.size)).collect());
         for (digest, size) in &blobs {
             self.progress.layer(digest, Step::Wanted(*size));
         }
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        let mut coming: BTreeMap<String, JoinHandle<Result<(), PullError>>> = BTreeMap::new();
+        let mut arrivals: BTreeMap<String, Arrival> = BTreeMap::new();
+        let mut fetching: Vec<JoinHandle<Result<(), PullError>>> = Vec::new();
         for (digest, size) in blobs {
             let (store, repository, turns) = (self.store.clone(), self.repository.clone(), turns.clone());
             let (name, into, progress) = (digest.clone(), blob_in(scratch, &digest), self.progress.clone());
+            let coming = Coming::default();
+            arrivals.insert(digest, coming.arrival());
             // A task each, since to check digests takes a processor.
-            let fetch = async move {
+            fetching.push(tokio::spawn(async move {
                 let turn = turns.acquire().await;
-                download::fetch(&store, &repository, &name, size, &into, &progress).await?;
+                download::fetch(&store, &repository, &name, size, &into, coming, &progress).await?;
                 drop(turn);
                 flush_soon(into);
                 Ok(())
-            };
-            coming.insert(digest, tokio::spawn(fetch));
+            }));
         }
-        let mut unpacked: Vec<Unpacked> = Vec::new();
-        for (number, layer) in self.found.shape.layers.iter().enumerate() {
-            if let Some(task) = coming.remove(&layer.digest) {
-                task.await.map_err(|e| PullError::Threads(e.to_string()))??;
+        let dirs = Dirs::new(self.found.shape.layers.len());
+        let all = self.found.shape.layers.iter().enumerate().map(|(number, layer)| {
+            let arrival = arrivals.get(&layer.digest).cloned();
+            self.unpack(scratch, dirs.place(number), layer, arrival)
+        });
+        let unpacked = futures::stream::iter(all).buffered(UNPACKED_AT_ONCE).try_collect().await;
+        if !matches!(&unpacked, Err(Stopped::Because(_))) {
+            for fetched in fetching {
+                fetched.await.map_err(|e| PullError::Threads(e.to_string()))??;
             }
-            let below: Vec<PathBuf> = unpacked.iter().rev().map(|layer| layer.dir.clone()).collect();
-            let made = self.unpack(scratch, number, layer, below).await?;
-            if made.is_ours {
-                flush_soon(made.dir.clone());
-            }
-            unpacked.push(made);
         }
-        Ok(unpacked)
+        unpacked.map_err(|stopped| match stopped {
+            Stopped::Because(error) => error,
+            Stopped::BrokenOff => PullError::Threads("a layer broke off without a reason".to_owned()),
+        })
     }
 
     async fn unpack(
         &self,
         scratch: &Scratch,
-        number: usize,
+        place: Place,
         layer: &Layer,
-        below: Vec<PathBuf>,
-    ) -> Result<Unpacked, PullError> {
+        arrival: Option<Arrival>,
+    ) -> Result<Unpacked, Stopped> {
         let chain_id = layer.chain_id.clone();
         let there = blobs::layer_dir(self.store, &chain_id)?;
+        let mut arrival = arrival.ok_or(Stopped::BrokenOff)?;
         if there.symlink_metadata().is_ok() {
+            place.fill(&there);
+            arrival.whole().await?;
             self.progress.layer(&layer.digest, Step::Done);
             return Ok(Unpacked { chain_id, dir: there, is_ours: false });
         }
-        self.progress.layer(&layer.digest, Step::Unpacking);
-        let (dir, blob) = (scratch.path().join(format!("dir-{number}")), blob_in(scratch, &layer.digest));
+        arrival.begun().await?;
+        let (dir, blob) = (scratch.path().join(format!("dir-{}", place.number())), blob_in(scratch, &layer.digest));
         let (into, layer, progress) = (dir.clone(), layer.clone(), self.progress.clone());
         let task = tokio::task::spawn_blocking(move || {
-            unpack::unpack(&layer, &blob, &below, &into)?;
+            unpack_arriving(&layer, arrival, &blob, &place, &into)?;
+            place.fill(&into);
             progress.layer(&layer.digest, Step::Done);
-            Ok::<_, PullError>(())
+            flush_soon(into);
+            Ok::<_, Stopped>(())
         });
         task.await.map_err(|e| PullError::Threads(e.to_string()))??;
         Ok(Unpacked { chain_id, dir, is_ours: true })
@@ -334,6 +354,61 @@ struct Unpacked {
     chain_id: String,
     dir: PathBuf,
     is_ours: bool,
+}
+
+/// Why there is no layer.
+enum Stopped {
+    Because(PullError),
+    /// Its blob will not come; why, its download says.
+    BrokenOff,
+}
+
+impl From<PullError> for Stopped {
+    fn from(error: PullError) -> Self {
+        Self::Because(error)
+    }
+}
+
+impl From<ImageError> for Stopped {
+    fn from(error: ImageError) -> Self {
+        Self::Because(error.into())
+    }
+}
+
+impl From<StoreError> for Stopped {
+    fn from(error: StoreError) -> Self {
+        Self::Because(error.into())
+    }
+}
+
+impl From<BrokenOff> for Stopped {
+    fn from(BrokenOff: BrokenOff) -> Self {
+        Self::BrokenOff
+    }
+}
+
+/// Unpacks a layer while its blob still comes, and once more if that starts over. Whether it is what it should be is
+/// known when the blob is whole, so an archive that is none waits for that: it may be the registry's lie.
+fn unpack_arriving(
+    layer: &Layer,
+    mut arrival: Arrival,
+    blob: &Path,
+    place: &Place,
+    into: &Path,
+) -> Result<(), Stopped> {
+    let runtime = Handle::current();
+    if unpack::is_file(layer) {
+        runtime.block_on(arrival.whole())?;
+        return Ok(unpack::unpack(layer, blob, &[], into)?);
+    }
+    loop {
+        let (reader, attempt) = arrival.reader();
+        let unpacked = unpack::unpack_from(layer, reader, &mut || place.below(), into);
+        if runtime.block_on(arrival.whole())? == attempt {
+            return Ok(unpacked?);
+        }
+        files::remove_tree(into)?;
+    }
 }
 
 /// Begins to write a file or a directory to the disk. Before the image is put in place all of it is written; to begin now

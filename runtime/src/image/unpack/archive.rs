@@ -7,17 +7,22 @@
 
 use crate::image::blobs::Hashing;
 use crate::image::entry::{self, MOST_LINKS, Node};
+use crate::image::unpack::Below;
 use crate::image::unpack::limits::{DIRECTORY_NAMES, Gauge, Limits, PATH};
 use crate::store::StoreError;
+use crate::store::files::Trickle;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use tar::EntryType;
+
+/// As much of a file is copied at once.
+const PIECE: usize = 128 << 10;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
@@ -35,11 +40,21 @@ pub(super) enum Error {
 type Result<T> = std::result::Result<T, Error>;
 
 /// Unpacks an archive into the new directory `root`, and gives the digest of the archive.
-pub(super) fn unpack(archive: impl Read, below: &[PathBuf], root: &Path, limits: Limits) -> Result<String> {
+pub(super) fn unpack(archive: impl Read, below: &mut Below<'_>, root: &Path, limits: Limits) -> Result<String> {
     make_dir(root)?;
     let as_root = rustix::process::geteuid().is_root();
-    let stack = [root.to_owned()].into_iter().chain(below.iter().cloned()).collect();
-    let mut target = Target { root, stack, as_root, limits, made: 0, written: 0, names: 0, dirs: BTreeMap::new() };
+    let mut target = Target {
+        root,
+        below,
+        stack: Vec::new(),
+        as_root,
+        limits,
+        made: 0,
+        written: 0,
+        names: 0,
+        dirs: BTreeMap::new(),
+        piece: vec![0; PIECE],
+    };
     let (gauge, phase) = Gauge::new(Hashing::new(archive), limits);
     let mut archive = tar::Archive::new(gauge);
     let mut entries = archive.entries().map_err(Error::Archive)?;
@@ -63,7 +78,9 @@ pub(super) fn unpack(archive: impl Read, below: &[PathBuf], root: &Path, limits:
 /// The directory that is being filled.
 struct Target<'a> {
     root: &'a Path,
-    /// The image as it is so far: this directory on top of the layers below.
+    /// The layers below, which may be under way themselves.
+    below: &'a mut Below<'a>,
+    /// The image as it is so far: this directory on top of the layers below. Empty until somebody asks.
     stack: Vec<PathBuf>,
     as_root: bool,
     limits: Limits,
@@ -76,6 +93,8 @@ struct Target<'a> {
     /// The directories made so far and what they shall be. Set at the end: a directory that we may not write would
     /// take no files, and every file changes its directory's time.
     dirs: BTreeMap<PathBuf, Attributes>,
+    /// Where a piece of a file is while it is copied.
+    piece: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -225,7 +244,7 @@ impl Target<'_> {
             Ok(_) => Err(Trouble::Refused(format!("goes through {path:?}, which is no directory"))),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 // Not in this layer: it is what it is below, since making it anew would change it for the whole image.
-                let attributes = match entry::resolve(&self.stack, path, false)?.node {
+                let attributes = match entry::resolve(self.stack()?, path, false)?.node {
                     Node::Link { target, .. } => return Ok(Some(target)),
                     Node::Dir(merged) => merged.first().and_then(|dir| dir.symlink_metadata().ok()),
                     _ => None,
@@ -235,6 +254,17 @@ impl Target<'_> {
             }
             Err(e) => Err(StoreError::io("look at", host)(e).into()),
         }
+    }
+
+    /// The directories of the image, topmost first. What this layer brings itself is found without those below.
+    fn stack(&mut self) -> std::result::Result<&[PathBuf], Trouble> {
+        if self.stack.is_empty() {
+            let below =
+                (self.below)().ok_or_else(|| Trouble::Refused("lies on a layer that is not there".to_owned()))?;
+            self.stack.push(self.root.to_owned());
+            self.stack.extend(below);
+        }
+        Ok(&self.stack)
     }
 
     fn dir(&mut self, path: &Path, attributes: Attributes) -> std::result::Result<(), Trouble> {
@@ -262,12 +292,22 @@ impl Target<'_> {
     fn file(&mut self, host: &Path, attributes: Attributes, content: &mut impl Read) -> std::io::Result<()> {
         // The name was cleared, and this would not follow a link.
         let mut file = File::create_new(host)?;
-        let left = self.limits.bytes.saturating_sub(self.written);
-        let written = std::io::copy(&mut content.take(left.saturating_add(1)), &mut file)?;
-        if written > left {
-            return Err(std::io::Error::new(ErrorKind::InvalidData, self.limits.too_many_bytes()));
+        let (mut length, mut trickle) = (0_u64, Trickle::default());
+        loop {
+            let read = match content.read(&mut self.piece) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            let Some(piece) = self.piece.get(..read).filter(|piece| !piece.is_empty()) else { break };
+            let read = u64::try_from(read).unwrap_or(u64::MAX);
+            self.written = self.written.saturating_add(read);
+            if self.written > self.limits.bytes {
+                return Err(std::io::Error::new(ErrorKind::InvalidData, self.limits.too_many_bytes()));
+            }
+            file.write_all(piece)?;
+            length = length.saturating_add(read);
+            trickle.filled(&file, length);
         }
-        self.written = self.written.saturating_add(written);
         if self.as_root {
             unless_unmapped(std::os::unix::fs::fchown(&file, Some(attributes.owner.0), Some(attributes.owner.1)))?;
         }

@@ -2,14 +2,14 @@
 
 mod archive;
 pub(crate) mod limits;
-mod zstd;
+pub(super) mod zstd;
 
 pub(super) use archive::within_root;
 
 use super::formats::{self, Packing};
 use super::{ImageError, Layer, Result, blobs};
 use crate::store::{Store, StoreError};
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -51,12 +51,27 @@ fn unpack_missing(store: &Store, layers: &[Layer], dirs: &[PathBuf], missing: &[
     made.iter().try_for_each(|(layer, dir)| put_in_place(store, &layer.chain_id, dir))
 }
 
+/// Finds the directories of the layers below one, topmost first; none if there will never be any. It is asked where a
+/// layer puts something into a directory that it does not bring itself.
+pub(super) type Below<'a> = dyn FnMut() -> Option<Vec<PathBuf>> + 'a;
+
 /// Unpacks one layer's blob into a new directory. `below` are the directories of the layers under it, topmost first.
 pub(super) fn unpack(layer: &Layer, blob: &Path, below: &[PathBuf], into: &Path) -> Result<()> {
-    if matches!(formats::packing(&layer.media_type), Some(Packing::File)) {
+    if is_file(layer) {
         return unpack_file(layer, blob, into);
     }
-    let archive = open_archive(layer, blob)?;
+    let blob = File::open(blob).map_err(StoreError::io("read", blob))?;
+    unpack_from(layer, blob, &mut || Some(below.to_vec()), into)
+}
+
+/// Whether a layer is one file and no archive.
+pub(super) fn is_file(layer: &Layer) -> bool {
+    matches!(formats::packing(&layer.media_type), Some(Packing::File))
+}
+
+/// The same for what is an archive, read from wherever the blob comes.
+pub(super) fn unpack_from(layer: &Layer, blob: impl Read + 'static, below: &mut Below<'_>, into: &Path) -> Result<()> {
+    let archive = uncompressed(layer, blob)?;
     let refused = |reason: String| ImageError::BadLayer { digest: layer.digest.clone(), reason };
     let diff_id = archive::unpack(archive, below, into, limits::Limits::of_environment()?).map_err(|e| match e {
         archive::Error::Store(e) => ImageError::Store(e),
@@ -72,7 +87,11 @@ pub(super) fn unpack(layer: &Layer, blob: &Path, below: &[PathBuf], into: &Path)
 
 /// A layer's archive, uncompressed.
 pub(super) fn open_archive(layer: &Layer, blob: &Path) -> Result<Box<dyn Read>> {
-    let file = BufReader::with_capacity(1 << 16, File::open(blob).map_err(StoreError::io("read", blob))?);
+    uncompressed(layer, File::open(blob).map_err(StoreError::io("read", blob))?)
+}
+
+fn uncompressed(layer: &Layer, blob: impl Read + 'static) -> Result<Box<dyn Read>> {
+    let file = BufReader::with_capacity(128 << 10, blob);
     Ok(match formats::packing(&layer.media_type) {
         Some(Packing::Tar) => Box::new(file),
         Some(Packing::Gzip) => Box::new(MultiGzDecoder::new(file)),
@@ -121,7 +140,7 @@ fn unpack_file(layer: &Layer, blob: &Path, into: &Path) -> Result<()> {
 
 /// Unpacks an archive that is no layer into a new directory; why not, if it cannot be.
 pub(super) fn unpack_archive(archive: impl Read, into: &Path) -> std::result::Result<(), String> {
-    archive::unpack(archive, &[], into, limits::Limits::of_environment().map_err(|e| e.to_string())?)
+    archive::unpack(archive, &mut || Some(vec![]), into, limits::Limits::of_environment().map_err(|e| e.to_string())?)
         .map(drop)
         .map_err(|error| error.to_string())
 }
@@ -167,7 +186,7 @@ pub(super) fn put_in_place(store: &Store, chain_id: &str, made: &Path) -> Result
 /// Unpacks whatever it is, within small limits.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn unpack_for_fuzzing(archive: &[u8], into: &Path) {
-    let _ = archive::unpack(archive, &[], into, limits::Limits { bytes: 1 << 20, entries: 1000 });
+    let _ = archive::unpack(archive, &mut || Some(vec![]), into, limits::Limits { bytes: 1 << 20, entries: 1000 });
 }
 
 #[cfg(test)]

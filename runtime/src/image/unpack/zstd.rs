@@ -11,7 +11,7 @@ const LARGEST_WINDOW: u64 = 128 << 20;
 const PIECE: usize = 256 << 10;
 
 /// Reads what is compressed in `source`.
-pub(super) struct Decoder<R> {
+pub(in crate::image) struct Decoder<R> {
     source: R,
     frame: FrameDecoder,
     /// Whether a frame is being read.

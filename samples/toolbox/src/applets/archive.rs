@@ -204,12 +204,11 @@ fn extract(reader: impl Read, list: bool, base: &Path, flags: &Flags) -> Result<
             (EntryType::Directory, _) => make_directories(&target)?,
             (EntryType::Symlink, Some(link)) => {
                 let _ = fs::remove_file(&target);
-                #[allow(deprecated)]
-                fs::soft_link(link, &target).map_err(of(&shown))?;
+                super::soft_link(&link, &target).map_err(of(&shown))?;
             }
             (EntryType::Link, Some(link)) => {
                 let _ = fs::remove_file(&target);
-                fs::hard_link(base.join(link), &target).map_err(of(&shown))?;
+                crate::sys::hard_link(&base.join(link), &target).map_err(of(&shown))?;
             }
             (kind, _) if kind.is_file() => {
                 // Not through a link that an earlier entry made.

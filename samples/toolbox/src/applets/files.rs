@@ -1,9 +1,10 @@
 //! Commands on single files.
 
-use super::{Flags, each, number, of, open, written};
+use super::{Flags, each, number, of, open, real_path, soft_link, written};
+use crate::sys;
 use std::fs::{self, File, FileTimes};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// WASI has neither modes nor owners that could be changed. What would change nothing for whoever is root and alone is
@@ -46,14 +47,14 @@ pub fn mkdir(args: &[String]) -> Result<i32, String> {
     each("mkdir", &flags.rest, |path| {
         if !flags.has('p') {
             return fs::create_dir(path)
-                .map_err(|e| format!("can't create directory '{path}': {}", crate::sys::words(&e)));
+                .map_err(|e| format!("can't create directory '{path}': {}", sys::words(&e)));
         }
         let mut place = std::path::PathBuf::new();
         for part in Path::new(path).components() {
             place.push(part);
             match fs::create_dir(&place) {
                 Err(_) if place.is_dir() => {}
-                result => result.map_err(|e| format!("can't create directory '{path}': {}", crate::sys::words(&e)))?,
+                result => result.map_err(|e| format!("can't create directory '{path}': {}", sys::words(&e)))?,
             }
         }
         Ok(())
@@ -63,7 +64,7 @@ pub fn mkdir(args: &[String]) -> Result<i32, String> {
 pub fn rmdir(args: &[String]) -> Result<i32, String> {
     let flags = Flags::parse(args, "p", &[("parents", 'p')])?;
     each("rmdir", &flags.rest, |path| {
-        let gone = |path: &str| fs::remove_dir(path).map_err(|e| format!("'{path}': {}", crate::sys::words(&e)));
+        let gone = |path: &str| fs::remove_dir(path).map_err(|e| format!("'{path}': {}", sys::words(&e)));
         gone(path)?;
         let mut parent = Path::new(path).parent();
         while let Some(directory) =
@@ -90,9 +91,8 @@ pub fn ln(args: &[String]) -> Result<i32, String> {
         if flags.has('f') {
             let _ = fs::remove_file(&link);
         }
-        // Deprecated for what it does elsewhere; on WASI it is the only stable name for a symbolic link.
-        #[allow(deprecated)]
-        let made = if flags.has('s') { fs::soft_link(source, &link) } else { fs::hard_link(source, &link) };
+        let made =
+            if flags.has('s') { soft_link(Path::new(source), &link) } else { sys::hard_link(Path::new(source), &link) };
         made.map_err(of(&link.to_string_lossy()))
     })
 }
@@ -130,12 +130,35 @@ pub fn touch(args: &[String]) -> Result<i32, String> {
     })
 }
 
+/// Where a path leads. The last name of it may be missing.
+fn place(path: &str) -> io::Result<PathBuf> {
+    let path = Path::new(path);
+    match real_path(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => {
+            let name = path.file_name().ok_or(error)?;
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            Ok(real_path(parent.unwrap_or(Path::new(".")))?.join(name))
+        }
+        found => found,
+    }
+}
+
+pub fn unlink(args: &[String]) -> Result<i32, String> {
+    match args {
+        [_, path] => fs::remove_file(path).map(|()| 0).map_err(of(path)),
+        _ => Err("wanted: one file".to_owned()),
+    }
+}
+
 pub fn readlink(args: &[String]) -> Result<i32, String> {
     let flags = Flags::parse(args, "fnev", &[])?;
     let mut code = 0;
     for path in &flags.rest {
-        let found =
-            if flags.has('f') || flags.has('e') { super::real_path(Path::new(path)) } else { fs::read_link(path) };
+        let found = match (flags.has('e'), flags.has('f')) {
+            (true, _) => real_path(Path::new(path)),
+            (_, true) => place(path),
+            _ => fs::read_link(path),
+        };
         match found {
             Ok(target) => written(writeln!(io::stdout(), "{}", target.display()))?,
             Err(_) => code = 1,
@@ -146,7 +169,7 @@ pub fn readlink(args: &[String]) -> Result<i32, String> {
 
 pub fn realpath(args: &[String]) -> Result<i32, String> {
     each("realpath", &args[1..].to_vec(), |path| {
-        let real = super::real_path(Path::new(path)).map_err(of(path))?;
+        let real = place(path).map_err(of(path))?;
         written(writeln!(io::stdout(), "{}", real.display()))
     })
 }
@@ -243,7 +266,7 @@ pub fn dd(args: &[String]) -> Result<i32, String> {
         Some("/dev/null") => Box::new(io::sink()),
         Some(path) => {
             let options = File::options().write(true).create(true).truncate(truncate && seek == 0).open(path);
-            let mut file = options.map_err(|e| format!("can't open '{path}': {}", crate::sys::words(&e)))?;
+            let mut file = options.map_err(|e| format!("can't open '{path}': {}", sys::words(&e)))?;
             if seek > 0 {
                 if truncate {
                     file.set_len(seek * block).map_err(of(path))?;

@@ -208,6 +208,10 @@ pub fn stat(args: &[String]) -> Result<i32, String> {
             }
             match chars.next() {
                 Some('n') => result.push_str(path),
+                Some('N') => match std::fs::read_link(path) {
+                    Ok(target) => result.push_str(&format!("'{path}' -> '{}'", target.display())),
+                    Err(_) => result.push_str(&format!("'{path}'")),
+                },
                 Some('s') => result.push_str(&meta.len().to_string()),
                 Some('F') => result.push_str(kind),
                 Some('a') => result.push_str(&format!("{bits:o}")),

@@ -90,6 +90,7 @@ const APPLETS: &[(&str, Applet)] = &[
     ("true", |_| Ok(0)),
     ("uname", system::uname),
     ("uniq", text::uniq),
+    ("unlink", files::unlink),
     ("wc", text::wc),
     ("which", system::which),
     ("whoami", system::whoami),
@@ -199,6 +200,24 @@ pub fn real_path(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(real)
+}
+
+/// Makes a symbolic link. WASI lets nobody make an absolute one, which could lead out of what a program is given: in a
+/// container it is made to lead to the same place from where it is.
+pub fn soft_link(target: &Path, link: &Path) -> io::Result<()> {
+    let mut target = target.to_owned();
+    if target.is_absolute() && cfg!(target_family = "wasm") {
+        let parent = link.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let real = real_path(parent.unwrap_or(Path::new(".")))?;
+        let up: PathBuf = real.components().skip(1).map(|_| "..").collect();
+        target = up.join(target.strip_prefix("/").unwrap_or(&target));
+        if target.as_os_str().is_empty() {
+            target.push(".");
+        }
+    }
+    // Deprecated for what it does elsewhere; on WASI it is the only stable name for a symbolic link.
+    #[allow(deprecated)]
+    std::fs::soft_link(target, link)
 }
 
 /// Each line of a file, with its newline.

@@ -84,8 +84,7 @@ impl Copying {
         } else if meta.is_symlink() {
             let link = fs::read_link(source).map_err(of(&shown))?;
             let _ = fs::remove_file(target);
-            #[allow(deprecated)]
-            fs::soft_link(link, target).map_err(|e| cannot_create(target, &e))?;
+            super::soft_link(&link, target).map_err(|e| cannot_create(target, &e))?;
             return Ok(());
         } else {
             if self.skips_existing && target.exists() {

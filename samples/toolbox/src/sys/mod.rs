@@ -4,12 +4,12 @@
 #[cfg(target_family = "wasm")]
 mod wasm;
 #[cfg(target_family = "wasm")]
-pub use wasm::{Program, exit, id, is_not_executable, kill, pipe, spawn, wait};
+pub use wasm::{Program, exit, hard_link, id, is_not_executable, kill, pipe, spawn, wait};
 
 #[cfg(not(target_family = "wasm"))]
 mod native;
 #[cfg(not(target_family = "wasm"))]
-pub use native::{Program, exit, id, is_not_executable, kill, pipe, spawn, wait};
+pub use native::{Program, exit, hard_link, id, is_not_executable, kill, pipe, spawn, wait};
 
 /// The words for an error, without its number.
 pub fn words(error: &std::io::Error) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
@@ -13,6 +14,10 @@ pub struct Program<'a> {
     pub args: &'a [String],
     pub env: &'a [String],
     pub stdio: [Option<&'a File>; 3],
+}
+
+pub fn hard_link(old: &Path, new: &Path) -> Result<()> {
+    std::fs::hard_link(old, new)
 }
 
 static CHILDREN: Mutex<BTreeMap<u32, Child>> = Mutex::new(BTreeMap::new());
