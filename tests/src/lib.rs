@@ -4,6 +4,7 @@
 //! store      where a test's images and containers lie: one store for all tests, or a fresh one of its own
 //! command    a command line → its output, with asserts that print everything when they fail
 //! container  a container with a name of its own, removed when its test is over
+//! crash      commands struck down at random moments
 //! files      directories of a test's own, and what lies in a tree
 //! net        free ports and HTTP
 //! pty        a command at a terminal
@@ -17,6 +18,7 @@
 
 pub mod command;
 pub mod container;
+pub mod crash;
 pub mod files;
 pub mod needs;
 pub mod net;
