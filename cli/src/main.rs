@@ -180,6 +180,7 @@ const IMAGE: &[Entry] = &[
 ];
 
 const SYSTEM: &[Entry] = &[
+    entry!("check", "Check that everything in the store is whole", check::CheckArgs),
     entry!("df", "Show what takes space", df::DfArgs),
     entry!("info", "Show what this machine can do for sandboxes", system::InfoArgs),
     entry!("install", "Have containers that should run restored when the machine starts", restore::InstallArgs),

@@ -3,6 +3,7 @@
 //! The folders stand in the order that data takes: settings → grants → sandbox → guest. Nothing here knows a
 //! protocol or a terminal: those are the crates `sampan-shim` and `sampan`.
 
+pub mod check;
 pub mod config;
 pub mod container;
 pub mod events;

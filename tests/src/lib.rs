@@ -4,6 +4,7 @@
 //! store      where a test's images and containers lie: one store for all tests, or a fresh one of its own
 //! command    a command line → its output, with asserts that print everything when they fail
 //! container  a container with a name of its own, removed when its test is over
+//! crash      commands struck down at random moments
 //! escaped    system calls inside a container's host process, as of a guest that has escaped
 //! files      directories of a test's own, and what lies in a tree
 //! net        free ports and HTTP
@@ -18,6 +19,7 @@
 
 pub mod command;
 pub mod container;
+pub mod crash;
 #[cfg(target_arch = "x86_64")]
 pub mod escaped;
 pub mod files;

@@ -15,6 +15,8 @@ pub enum Need {
     UserNamespaces,
     /// An IPv6 loopback.
     Ipv6,
+    /// File systems in image files can be mounted.
+    LoopDevice,
 }
 
 impl Need {
@@ -27,6 +29,7 @@ impl Need {
                 &["--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "--user", "--mount", "true"],
             ),
             Self::UserNamespaces => succeeds("unshare", &["--user", "--mount", "true"]),
+            Self::LoopDevice => succeeds("losetup", &["-f"]),
             Self::Ipv6 => std::net::TcpListener::bind("[::1]:0").is_ok(),
         }
     }

@@ -53,6 +53,17 @@ impl Store {
         store.with(samples)
     }
 
+    /// A fresh store in a directory that is there already and goes away by itself.
+    #[track_caller]
+    #[must_use]
+    pub fn at(dir: &Path, samples: &[&str]) -> Self {
+        let root = dir.join("store");
+        let run = usual_run_dir(&root);
+        let wrapper = String::new();
+        let store = Self { sampan: binary().to_owned(), root, run, wrapper, env: vec![], dir: None };
+        store.with(samples)
+    }
+
     /// A fresh store of a user who is not root, who is nobody if we are.
     #[track_caller]
     #[must_use]

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod build;
 pub mod builder;
+pub mod check;
 pub mod commit;
 pub mod completion;
 pub mod cp;

@@ -213,10 +213,10 @@ impl<'a> Runs<'a> {
     }
 
     fn status(&self, container: &Container) -> Status {
-        if self.may_have(container) {
+        if self.may_have(container) || container.was_running() {
             return container.status(self.store);
         }
-        files::read_json(&container.dir.join("ended.json")).map_or(Status::Created, Status::Exited)
+        container.status_at_rest()
     }
 }
 

@@ -305,10 +305,10 @@ fn write_down(store: &Store, dir: &Path, record: &mut Record, grants: &Grants) -
     } else {
         take_name(store, &record.name, &record.id)?;
     }
-    write_files(dir, record, grants).inspect_err(|_| release_name(store, &record.name, &record.id))
+    write_files(store, dir, record, grants).inspect_err(|_| release_name(store, &record.name, &record.id))
 }
 
-fn write_files(dir: &Path, record: &Record, grants: &Grants) -> Result<()> {
+fn write_files(store: &Store, dir: &Path, record: &Record, grants: &Grants) -> Result<()> {
     let durability = if record.auto_remove { Durability::Buffered } else { Durability::Flushed };
     let spec = match &grants.member {
         None => grants.to_spec()?,
@@ -320,6 +320,10 @@ fn write_files(dir: &Path, record: &Record, grants: &Grants) -> Result<()> {
     };
     files::write_json(&dir.join("config.json"), &spec, durability)?;
     files::write_json(&dir.join("record.json"), record, durability)?;
+    if durability == Durability::Flushed {
+        files::flush_dir(&store.containers())?;
+        files::flush_dir(&store.names())?;
+    }
     Ok(())
 }
 

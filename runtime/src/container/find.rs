@@ -1,11 +1,10 @@
 //! Finding containers, and telling whether one runs.
 
-use super::record::{Container, Ended, Running, Status};
+use super::record::{Container, Ended, Running, STARTED, Status};
 use super::remove::sweep;
 use super::{ContainerError, Result, health, restart, run_place};
 use crate::events;
-use crate::guest::KILLED;
-use crate::sandbox::PAUSED;
+use crate::sandbox::{Fences, PAUSED};
 use crate::store::{Durability, Lock, Store, files};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +49,32 @@ pub fn list(store: &Store) -> Result<Vec<Container>> {
     Ok(all)
 }
 
+/// A run of which nobody is left to tell.
+struct Lost {
+    started: jiff::Timestamp,
+    fences: Option<Fences>,
+    restarts: u32,
+}
+
+impl From<Running> for Lost {
+    fn from(running: Running) -> Self {
+        Self { started: running.started, fences: running.fences, restarts: running.restarts }
+    }
+}
+
+impl Lost {
+    fn of_mark(dir: &Path) -> Option<Self> {
+        let path = dir.join(STARTED);
+        let started = match files::read_json(&path) {
+            Ok(started) => started,
+            Err(e) if e.is_not_found() => return None,
+            // It has a name and, after a power cut, no content: that it was started is what counts.
+            Err(_) => path.metadata().ok()?.modified().ok()?.try_into().ok()?,
+        };
+        Some(Self { started, fences: None, restarts: 0 })
+    }
+}
+
 fn load(dir: &Path) -> Result<Container> {
     let record = files::read_json(&dir.join("record.json"))?;
     Ok(Container { dir: dir.to_owned(), record })
@@ -63,6 +88,12 @@ impl Container {
         let more = more.into_iter().map(|(key, value)| (key.to_owned(), value));
         let attributes = record.labels.clone().into_iter().chain(named).chain(more).collect();
         events::tell_all(store, events::Kind::Container, action, &record.id, attributes);
+    }
+
+    /// Whether it runs, or did when its keeper was killed or the machine went down.
+    #[must_use]
+    pub fn was_running(&self) -> bool {
+        self.dir.join(STARTED).exists()
     }
 
     /// What the container is now. A run that was killed with its keeper is written down as ended when it is first
@@ -80,32 +111,39 @@ impl Container {
                 return Status::Restarting(restarting);
             }
         }
-        if let Some(lost) = running()
+        // The run directory does not outlive the machine's restart; what was written beside the record does.
+        let lost = running().map(Lost::from).or_else(|| Lost::of_mark(&self.dir));
+        if let Some(lost) = lost
             && let Ok(Some(_lock)) = Lock::try_take(&self.dir.join("lock"))
         {
-            self.bury(&place, &lost);
+            self.bury(&place, lost);
         }
+        self.status_at_rest()
+    }
+
+    /// What it is if it does not run, which is not asked.
+    #[must_use]
+    pub fn status_at_rest(&self) -> Status {
         match files::read_json(&self.dir.join("ended.json")) {
             Ok(ended) => Status::Exited(ended),
-            Err(_) => Status::Created,
+            Err(e) if e.is_not_found() => Status::Created,
+            // A power cut may have taken what was in it.
+            Err(_) => Status::Exited(Ended::unknown("how it ended was lost in a crash")),
         }
     }
 
-    fn bury(&self, place: &Path, lost: &Running) {
-        let ended = Ended {
-            code: KILLED,
-            out_of_memory: false,
-            started: Some(lost.started),
-            finished: jiff::Timestamp::now(),
-            error: Some("the sandbox was killed".into()),
-            fences: lost.fences.clone(),
-            asked: false,
-            restarts: lost.restarts,
-        };
+    fn bury(&self, place: &Path, lost: Lost) {
         let path = self.dir.join("ended.json");
         // A keeper that was killed between writing the end down and clearing up has told the truth already.
-        let told = files::read_json::<Ended>(&path).is_ok_and(|known| known.finished >= lost.started);
+        let told = files::read_json::<Ended>(&path).is_ok_and(|known| known.started == Some(lost.started));
+        let ended = Ended {
+            started: Some(lost.started),
+            fences: lost.fences,
+            restarts: lost.restarts,
+            ..Ended::unknown("the sandbox was killed")
+        };
         if told || files::write_json(&path, &ended, Durability::Flushed).is_ok() {
+            let _ = std::fs::remove_file(self.dir.join(STARTED));
             let _ = files::remove_tree(place);
         }
     }

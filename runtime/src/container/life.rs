@@ -2,7 +2,7 @@
 
 use super::create::{Unwritten, give_up_room};
 use super::health::{self, OnFailure};
-use super::record::{Ended, Record, Running};
+use super::record::{Ended, Record, Running, STARTED};
 use super::restart::{Again, Tries};
 use super::{Container, ContainerError, Result, program, remove, run_place, set_variable};
 use crate::grants::Grants;
@@ -295,6 +295,10 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
         files::remove_tree(place)?;
         std::fs::create_dir(place).map_err(StoreError::io("create", place))?;
         files::write_json(&place.join("running.json"), &running, Durability::Buffered)?;
+        if !container.record.auto_remove {
+            // On a full disk it runs all the same.
+            let _ = files::write_json(&container.dir.join(STARTED), &started, container.record.durability());
+        }
         container.tell(store, "start", []);
     }
     let ended = if matches!(snapshot.phase, Phase::Ended(_)) {
@@ -347,12 +351,14 @@ fn write_down(store: &Store, container: &Container, place: &Path, ended: &Ended)
     if container.record.auto_remove {
         return remove::take_away(store, container, true);
     }
-    let write = || files::write_json(&container.dir.join("ended.json"), ended, Durability::Buffered);
+    let durability = container.record.durability();
+    let write = || files::write_json(&container.dir.join("ended.json"), ended, durability);
     write().or_else(|_| {
         // The guest may have filled the disk: that is what the room was kept for.
         give_up_room(&container.dir);
         write()
     })?;
+    let _ = std::fs::remove_file(container.dir.join(STARTED));
     files::remove_tree(place)?;
     Ok(())
 }

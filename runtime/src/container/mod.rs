@@ -15,10 +15,12 @@
 //! garbage    compiled code that no container and no image needs
 //! life       running one: the keeper's part from the lock to the record of its end
 //! remove     taking one away
+//! check      whether all of them are whole
 //! volumes    directories that outlive containers
 //! networks   networks that users make, and who has which address
 //! ```
 
+pub(crate) mod check;
 mod commit;
 mod copy;
 mod create;

@@ -142,6 +142,7 @@ pub fn create(store: &Store, wish: Wish) -> Result<NetworkRecord> {
     files::write_json(&made.join("network.json"), &record, Durability::Flushed)?;
     let place = dir.join(&record.name);
     std::fs::rename(&made, &place).map_err(StoreError::io("create", place))?;
+    files::flush_dir(&dir)?;
     events::tell(store, events::Kind::Network, "create", &record.id, [("name", record.name.clone())]);
     Ok(record)
 }
@@ -225,7 +226,7 @@ fn addresses(store: &Store, network: &str) -> PathBuf {
 }
 
 /// Whether there is, or is about to be, a container of this id.
-fn is_there(store: &Store, id: &str) -> bool {
+pub(super) fn is_there(store: &Store, id: &str) -> bool {
     let dir = store.containers().join(id);
     dir.join("record.json").exists() || Lock::is_held(&dir.join("lock"))
 }

@@ -4,7 +4,9 @@
 use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
 use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish, Secret};
+use crate::guest::KILLED;
 use crate::sandbox::{Exit, Fences, log};
+use crate::store::Durability;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -231,7 +233,25 @@ pub struct Ended {
     pub restarts: u32,
 }
 
+/// Beside the record from the start of a run to the record of its end: when it started. The run directory is gone when
+/// the machine starts again, and this is not.
+pub(super) const STARTED: &str = "started.json";
+
 impl Ended {
+    /// An end that nobody has seen.
+    pub(super) fn unknown(error: &str) -> Self {
+        Self {
+            code: KILLED,
+            out_of_memory: false,
+            started: None,
+            finished: jiff::Timestamp::now(),
+            error: Some(error.to_owned()),
+            fences: None,
+            asked: false,
+            restarts: 0,
+        }
+    }
+
     /// What an end says by itself.
     pub(super) fn of(exit: &Exit) -> Self {
         Self {
@@ -285,6 +305,11 @@ impl Record {
     #[must_use]
     pub fn network_name(&self) -> &str {
         self.joined.as_ref().map_or(self.network.as_str(), |joined| &joined.network)
+    }
+
+    /// Whether its runs must be known after a power cut: whether it is to be started again depends on them.
+    pub(super) fn durability(&self) -> Durability {
+        if self.restart == Policy::No { Durability::Buffered } else { Durability::Flushed }
     }
 
     /// What its peers know it by, in lower case: its name, its aliases and its short id, which is its host name.

@@ -1,6 +1,7 @@
 //! Taking a container away.
 
 use super::create::release_name;
+use super::update::UPDATE_LOCK;
 use super::{Container, ContainerError, Result, networks, run_place, volumes};
 use crate::store::{Lock, Store, StoreError, files};
 use std::path::Path;
@@ -25,6 +26,8 @@ pub fn remove(store: &Store, container: &Container, with_volumes: bool) -> Resul
 /// the rest, which a sweep would take if this process died here. (One that was never written down has no record.)
 pub(super) fn take_away(store: &Store, container: &Container, with_volumes: bool) -> Result<()> {
     let record = container.dir.join("record.json");
+    // A change of its settings at this moment must not bring the record back.
+    let _update = Lock::wait(&container.dir.join(UPDATE_LOCK)).ok();
     match std::fs::remove_file(&record) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(StoreError::io("remove", record)(e).into()),
         _ => {}
@@ -58,19 +61,35 @@ pub(super) fn take_away_unwritten(dir: &Path) -> Result<()> {
 /// it had in the run directory, and its name.
 pub(super) fn sweep(store: &Store, dir: &Path) {
     let lock = dir.join("lock");
-    // One that was made this moment may not have its lock yet.
-    let old = |meta: std::fs::Metadata| meta.modified().ok().and_then(|m| m.elapsed().ok()).is_some_and(|e| e > MOMENT);
-    if !std::fs::metadata(dir).is_ok_and(old) || dir.join("record.json").exists() {
+    if !is_abandoned(dir) {
         return;
     }
     if !lock.exists() || matches!(Lock::try_take(&lock), Ok(Some(_))) {
         let id = dir.file_name().unwrap_or_default().to_string_lossy();
         let _ = files::remove_tree(&run_place(store, &id));
-        let _ = files::remove_tree(dir);
+        // Its name first: who dies here leaves what the next sweep takes.
         for name in std::fs::read_dir(store.names()).into_iter().flatten().flatten() {
             release_name(store, &name.file_name().to_string_lossy(), &id);
         }
+        let _ = files::remove_tree(dir);
     }
+}
+
+/// Whether a directory without a record was left by somebody who died.
+pub(super) fn is_abandoned(dir: &Path) -> bool {
+    // One that was made this moment may not have its lock yet.
+    std::fs::metadata(dir).is_ok_and(|meta| is_old(&meta))
+        && !dir.join("record.json").exists()
+        && !Lock::is_held(&dir.join("lock"))
+}
+
+/// Whether something was not made at this moment. After the clock was set back, what is new may have a time to come, but
+/// not by much.
+pub(super) fn is_old(meta: &std::fs::Metadata) -> bool {
+    meta.modified().is_ok_and(|made| match made.elapsed() {
+        Ok(age) => age > MOMENT,
+        Err(ahead) => ahead.duration() > MOMENT,
+    })
 }
 
 /// How long a directory is left alone that looks abandoned.

@@ -222,7 +222,7 @@ impl Again {
         let path = self.container.dir.join("ended.json");
         let ended: Ended = files::read_json(&path)?;
         let code = ended.code;
-        files::write_json(&path, &Ended { asked: true, ..ended }, Durability::Buffered)?;
+        files::write_json(&path, &Ended { asked: true, ..ended }, Durability::Flushed)?;
         Ok(Waited::CalledOff(code))
     }
 }

@@ -6,6 +6,9 @@ use super::{Container, ContainerError, Result};
 use crate::grants::{Grants, Resources};
 use crate::store::{Durability, Lock, files};
 
+/// Held by who changes the record, or takes it away.
+pub(super) const UPDATE_LOCK: &str = "update.lock";
+
 /// What is to be changed. Empty fields leave things as they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Update {
@@ -21,7 +24,7 @@ pub struct Update {
 /// When the change contradicts what is there, or the store cannot be written.
 pub fn update(container: &Container, change: Update) -> Result<()> {
     // Of two changes at once neither is lost.
-    let _lock = Lock::wait(&container.dir.join("update.lock"))?;
+    let _lock = Lock::wait(&container.dir.join(UPDATE_LOCK))?;
     let path = container.dir.join("record.json");
     let mut record: Record = files::read_json(&path)?;
     if let Some(restart) = change.restart {

@@ -58,6 +58,7 @@ pub fn create(store: &Store, name: Option<&str>, labels: BTreeMap<String, String
     let place = store.volumes().join(&volume.name);
     match std::fs::rename(&made, &place) {
         Ok(()) => {
+            files::flush_dir(&store.volumes())?;
             let driver = [("driver", "local".to_owned())];
             events::tell(store, events::Kind::Volume, "create", &volume.name, driver);
             Ok((volume, true))

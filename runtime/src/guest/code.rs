@@ -50,9 +50,10 @@ pub struct Code {
 
 /// What is recorded beside the code.
 #[derive(Debug, Serialize, Deserialize)]
-struct Sidecar {
+pub(super) struct Sidecar {
     stamp: Stamp,
-    sha256: String,
+    /// `sha256:` and the digest of the code.
+    pub(super) sha256: String,
     description: Description,
 }
 
@@ -220,6 +221,8 @@ impl Cache {
             let mut file = File::options().write(true).create_new(true).open(&beside)?;
             file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
             file.write_all(bytes)?;
+            // What a power cut makes of it would be found out, but compiling it again takes far longer.
+            file.sync_all()?;
             drop(file);
             std::fs::rename(&beside, &code)?;
             // A rename sets the time of change, so the stamp is taken after it.
@@ -227,7 +230,7 @@ impl Cache {
         };
         let stamp = write().map_err(StoreError::io("write", &code))?;
         let known = Sidecar { stamp, sha256: format!("sha256:{}", hex(&Sha256::digest(bytes))), description };
-        files::write_json(&sidecar, &known, Durability::Buffered)?;
+        files::write_json(&sidecar, &known, Durability::Flushed)?;
         let file = File::open(&code).map_err(StoreError::io("open", &code))?;
         Ok(Code { file, description: known.description, digest })
     }

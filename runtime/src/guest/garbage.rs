@@ -49,6 +49,7 @@ pub fn sweep(store: &Store, programs: &[PathBuf]) -> Result<CodeUse, CodeError> 
         let removed = if path.is_dir() { files::remove_tree(path) } else { remove(path) };
         removed?;
     }
+    files::sweep_beside(&cache.dir);
     Ok(found.usage)
 }
 

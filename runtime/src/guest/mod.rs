@@ -1,6 +1,7 @@
 //! Guests: compiled code + grants → a running instance.
 
 pub mod account;
+pub(crate) mod check;
 pub mod code;
 pub mod command;
 pub mod compile;

@@ -124,6 +124,30 @@ pub(super) fn forget<'k>(store: &Store, keys: impl IntoIterator<Item = &'k Kept>
     }
 }
 
+/// What was written down and cannot be read: after a power cut, say. Nobody takes it for anything.
+pub(super) fn unreadable(store: &Store) -> Vec<PathBuf> {
+    let named = |dir: PathBuf| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|file| file.file_name().to_str().is_some_and(|key| blobs::is_hex(key, 64..=64)))
+    };
+    let steps = named(steps(store)).filter(|file| files::read_json::<Entry>(&file.path()).is_err());
+    let images = named(store.cache().join("images"));
+    let images = images.filter(|file| files::read_json::<Built>(&file.path()).is_err());
+    steps.chain(images).map(|file| file.path()).collect()
+}
+
+/// Forgets one step.
+pub(super) fn forget_key(store: &Store, key: &str) {
+    let _ = std::fs::remove_file(step(store, key));
+}
+
+/// Removes what writers that were killed have left.
+pub(super) fn sweep(store: &Store) {
+    for dir in ["steps", "images", "contexts"] {
+        files::sweep_beside(&store.cache().join(dir));
+    }
+}
+
 /// Of these, what goes for the sake of the limits. `needed` are the chain ids of the layers that images have: what
 /// they take is not the cache's.
 pub(super) fn beyond_limits<'k>(all: &'k [Kept], needed: &BTreeSet<String>, now: SystemTime) -> Vec<&'k Kept> {

@@ -3,7 +3,7 @@
 use super::aliases::{Alias, Aliases};
 use super::formats::{self, Shape};
 use super::index::{self, Change, Entry};
-use super::{Image, ImageError, Layer, Reference, Result, blobs, unpack};
+use super::{Image, ImageConfiguration, ImageError, Layer, Reference, Result, blobs, unpack};
 use crate::store::{Lock, Scratch, Store, StoreError, files};
 use std::path::PathBuf;
 
@@ -79,29 +79,49 @@ impl<'a> Images<'a> {
         Self { store }
     }
 
-    /// Every image, the newest first; an image with several names is listed once, one without a name too.
+    /// Every image, the newest first; an image with several names is listed once, one without a name too. Of one that
+    /// cannot be read only its id and its names are known.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Image>> {
-        again_if_removed(self.store, || {
-            let bytes = index::read(self.store)?;
-            let entries = index::entries(self.store, &bytes)?;
-            let mut images: Vec<Image> = Vec::new();
-            for (i, entry) in entries.iter().enumerate() {
-                if entries.iter().take(i).any(|e| e.digest == entry.digest) {
-                    continue;
-                }
-                let image = self.load(entry.digest, &entries)?;
-                match images.iter_mut().find(|known| known.id == image.id) {
-                    // The same image, packed in another way.
-                    Some(known) => known.names.extend(image.names),
-                    None => images.push(image),
-                }
+        // One that was removed while we looked is not in the index when we look again.
+        let whole = again_if_removed(self.store, || self.list_all(|_, error| Err(error)));
+        whole.or_else(|_| self.list_all(|blank, _| Ok(blank)))
+    }
+
+    fn list_all(&self, unreadable: impl Fn(Image, ImageError) -> Result<Image>) -> Result<Vec<Image>> {
+        let bytes = index::read(self.store)?;
+        let entries = index::entries(self.store, &bytes)?;
+        let mut images: Vec<Image> = Vec::new();
+        for (i, entry) in entries.iter().enumerate() {
+            if entries.iter().take(i).any(|e| e.digest == entry.digest) {
+                continue;
             }
-            images.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.id.cmp(&b.id)));
-            Ok(images)
-        })
+            let image = self.load(entry.digest, &entries).or_else(|error| unreadable(blank(entry, &entries), error))?;
+            match images.iter_mut().find(|known| known.id == image.id) {
+                // The same image, packed in another way.
+                Some(known) => known.names.extend(image.names),
+                None => images.push(image),
+            }
+        }
+        images.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.id.cmp(&b.id)));
+        Ok(images)
+    }
+
+    /// The image of this name or id, of which no more than that need be readable.
+    pub(super) fn look_up_blank(&self, wanted: &str) -> Result<Found> {
+        let bytes = index::read(self.store)?;
+        let entries = index::entries(self.store, &bytes)?;
+        let fits = wanted.parse::<Reference>().map(|reference| by_name(&entries, &reference)).unwrap_or_default();
+        if let Some(entry) = fits.first() {
+            let by_name = fits.iter().filter_map(|e| e.name()?.parse().ok()).collect();
+            return Ok(Found { image: blank(entry, &entries), by_name });
+        }
+        let digest = self.by_id(&entries, wanted)?;
+        let entry = entries.iter().find(|entry| entry.digest == digest);
+        let not_found = || ImageError::NotFound { name: wanted.to_owned() };
+        Ok(Found { image: blank(entry.ok_or_else(not_found)?, &entries), by_name: Vec::new() })
     }
 
     /// The image of this name (`web`, `web:1`, `web@sha256:…`), or whose id is or begins so. A name wins over an id.
@@ -349,8 +369,7 @@ impl<'a> Images<'a> {
         let shape = formats::shape(&manifest, &bytes);
         let Shape { config, layers } =
             shape.map_err(|reason| StoreError::Damaged { path, reason: format!("{reason} (manifest {digest})") })?;
-        let names =
-            entries.iter().filter(|e| e.digest == digest).filter_map(|e| e.name()?.parse().ok()).collect::<Vec<_>>();
+        let names = names_of(digest, entries);
         let size = manifest.layers.iter().fold(manifest.config.size, |sum, layer| sum.saturating_add(layer.size));
         Ok(Image { id: manifest.config.digest, manifest: digest.to_owned(), names, config, health, layers, size })
     }
@@ -358,6 +377,24 @@ impl<'a> Images<'a> {
     pub(super) fn manifest(&self, digest: &str) -> Result<formats::Manifest> {
         Ok(files::read_json(&blobs::path(self.store, digest)?)?)
     }
+}
+
+/// What the index alone knows of an image.
+fn blank(entry: &Entry<'_>, entries: &[Entry<'_>]) -> Image {
+    Image {
+        id: entry.id().unwrap_or(entry.digest).to_owned(),
+        manifest: entry.digest.to_owned(),
+        names: names_of(entry.digest, entries),
+        config: ImageConfiguration::default(),
+        health: None,
+        layers: Vec::new(),
+        size: 0,
+    }
+}
+
+/// The names by which the index knows a manifest.
+fn names_of(digest: &str, entries: &[Entry<'_>]) -> Vec<Reference> {
+    entries.iter().filter(|e| e.digest == digest).filter_map(|e| e.name()?.parse().ok()).collect()
 }
 
 /// The entries that a name means: the one of that name, or, with a digest, those of that repository and digest.

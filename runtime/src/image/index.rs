@@ -132,7 +132,7 @@ impl Known {
 }
 
 /// A name as its user writes it.
-fn familiar(name: &str) -> String {
+pub(super) fn familiar(name: &str) -> String {
     name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 

@@ -23,6 +23,7 @@
 //! cache       the steps of builds, and what they gave
 //! pull        a registry → an image
 //! push        an image → a registry
+//! check       whether all of it is whole
 //! aliases     what names stand for that are not here
 //! exchange    images ↔ archives that other tools read
 //! ```
@@ -32,6 +33,7 @@ mod blobs;
 pub mod build;
 mod cache;
 mod changed;
+pub(crate) mod check;
 mod copied;
 pub mod entry;
 mod error;

@@ -43,7 +43,11 @@ impl Images<'_> {
         };
         // Under the lock from here, so that what is decided is what is done.
         let mut change = Change::begin(self.store)?;
-        let found = self.look_up(wanted)?;
+        let found = match self.look_up(wanted) {
+            // What cannot be read can be removed.
+            Err(ImageError::Store(error)) => self.look_up_blank(wanted).map_err(|_| error)?,
+            other => other?,
+        };
         let image = &found.image;
         let going = if found.by_name.is_empty() { &image.names } else { &found.by_name };
         let mut removed = Removed { untagged: going.iter().map(Reference::familiar).collect(), deleted: Vec::new() };
@@ -231,10 +235,8 @@ impl Images<'_> {
         }
         super::pull::sweep(self.store, super::pull::KEPT);
         cache::forget_images(self.store, |id| ids.contains(id));
-        // Left by a writer of the index that was killed; no other is at work now.
-        for name in names_in(&self.store.content())?.iter().filter(|name| name.starts_with(".index.json.")) {
-            let _ = std::fs::remove_file(self.store.content().join(name));
-        }
+        files::sweep_beside(&self.store.content());
+        cache::sweep(self.store);
         Ok(Some(swept))
     }
 }

@@ -46,6 +46,38 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     })
 }
 
+/// Files in a directory that were to replace others ([`write()`]) and whose writers are gone.
+#[must_use]
+pub fn abandoned_beside(dir: &Path) -> Vec<std::path::PathBuf> {
+    let left = |name: &str| {
+        // .<the file's name>.<process>.<number>
+        let mut parts = name.strip_prefix('.')?.rsplitn(3, '.');
+        let (n, pid, _) = (parts.next()?, parts.next()?, parts.next()?);
+        n.parse::<u32>().ok()?;
+        Some(super::process_start(pid.parse().ok()?).is_none())
+    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_left = |entry: &std::fs::DirEntry| {
+        entry.file_name().to_str().and_then(left) == Some(true) && entry.file_type().is_ok_and(|kind| kind.is_file())
+    };
+    entries.filter(is_left).map(|entry| entry.path()).collect()
+}
+
+/// Removes them.
+pub fn sweep_beside(dir: &Path) {
+    for file in abandoned_beside(dir) {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// Flushes a directory: the names in it are on the disk when the call returns.
+///
+/// # Errors
+/// When it cannot be flushed.
+pub fn flush_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io("flush", dir))
+}
+
 /// Reads a whole file.
 ///
 /// # Errors
@@ -119,6 +151,72 @@ pub fn tree_size(path: &Path) -> u64 {
         }
     }
     sum
+}
+
+/// In what one tree differs from another: the first path that does, and how. Times do not count.
+#[must_use]
+pub fn difference(wanted: &Path, found: &Path) -> Option<String> {
+    let mut ahead = vec![std::path::PathBuf::new()];
+    while let Some(path) = ahead.pop() {
+        let (a, b) = (wanted.join(&path), found.join(&path));
+        let shown = || Path::new("/").join(&path).display().to_string();
+        match differs(&a, &b) {
+            Ok(None) => {}
+            Ok(Some(how)) => return Some(format!("{} {how}", shown())),
+            Err(e) => return Some(format!("{} cannot be read ({e})", shown())),
+        }
+        if a.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            let names = |dir: &Path| -> std::collections::BTreeSet<std::ffi::OsString> {
+                std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
+            };
+            let (there, others) = (names(&a), names(&b));
+            if let Some(more) = others.difference(&there).next() {
+                return Some(format!("{} should not be there", Path::new("/").join(&path).join(more).display()));
+            }
+            ahead.extend(there.iter().map(|name| path.join(name)));
+        }
+    }
+    None
+}
+
+/// How the thing at one path differs from that at another, but for what is in a directory.
+fn differs(wanted: &Path, found: &Path) -> std::io::Result<Option<&'static str>> {
+    let a = std::fs::symlink_metadata(wanted)?;
+    let b = match std::fs::symlink_metadata(found) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some("is lost")),
+        other => other?,
+    };
+    if a.file_type() != b.file_type() || a.rdev() != b.rdev() {
+        return Ok(Some("is of another kind"));
+    }
+    if a.mode() != b.mode() || (a.uid(), a.gid()) != (b.uid(), b.gid()) {
+        return Ok(Some("has another mode or owner"));
+    }
+    if a.is_symlink() {
+        return Ok((std::fs::read_link(wanted)? != std::fs::read_link(found)?).then_some("leads elsewhere"));
+    }
+    if !a.is_file() {
+        return Ok(None);
+    }
+    Ok((a.len() != b.len() || !same_content(wanted, found)?).then_some("has another content"))
+}
+
+fn same_content(one: &Path, other: &Path) -> std::io::Result<bool> {
+    use std::io::{BufRead, BufReader};
+    let open = |path| File::open(path).map(|file| BufReader::with_capacity(1 << 16, file));
+    let (mut one, mut other) = (open(one)?, open(other)?);
+    loop {
+        let (a, b) = (one.fill_buf()?, other.fill_buf()?);
+        let n = a.len().min(b.len());
+        if n == 0 {
+            return Ok(a.len() == b.len());
+        }
+        if a.get(..n) != b.get(..n) {
+            return Ok(false);
+        }
+        one.consume(n);
+        other.consume(n);
+    }
 }
 
 /// Removes a directory tree, also one that holds directories without permissions (an overlay's work directory).
@@ -202,6 +300,19 @@ pub(crate) mod tests {
         assert!(write(&sub, b"new", Durability::Buffered).is_err());
         assert_eq!(read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_told_from_what_is_being_written() {
+        let dir = temp_dir();
+        let mine = format!(".record.json.{}.0", std::process::id());
+        for name in [".record.json.4194305.7", &mine, ".hidden", "record.json", ".record.json.x.1"] {
+            std::fs::write(dir.join(name), b"").unwrap();
+        }
+        assert_eq!(abandoned_beside(&dir), [dir.join(".record.json.4194305.7")]);
+        sweep_beside(&dir);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4);
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -50,6 +50,28 @@ pub enum StoreError {
         /// The format found there.
         found: u32,
     },
+    /// The store was written by an older Sampan, and nobody knows any more how to read it.
+    #[error(
+        "the store {} has format {found}, and this sampan reads format {VERSION}: save its images with the sampan that \
+         wrote it, or name another store with --root",
+        root.display()
+    )]
+    Older {
+        /// The store's root.
+        root: PathBuf,
+        /// The format found there.
+        found: u32,
+    },
+    /// The file that says the format is lost.
+    #[error(
+        "the store {} has images and no version file, so nobody knows its format: if this sampan has written it, `echo \
+         {VERSION} > {}` brings it back",
+        root.display(), root.join("version").display()
+    )]
+    NoVersion {
+        /// The store's root.
+        root: PathBuf,
+    },
     /// The file that says the format is not a number.
     #[error("the store {} has an unreadable version file ({found:?}): is this a sampan store?", root.display())]
     NotAStore {
@@ -158,12 +180,21 @@ impl Store {
         match text.trim().parse::<u32>() {
             Ok(VERSION) => Ok(()),
             // There is no older format yet: the first that follows brings its migration here.
+            Ok(found @ 0..VERSION) => Err(StoreError::Older { root: self.root.clone(), found }),
             Ok(found) => Err(StoreError::Newer { root: self.root.clone(), found }),
             Err(_) => Err(StoreError::NotAStore { root: self.root.clone(), found: text.trim().to_owned() }),
         }
     }
 
     fn make(&self) -> Result<()> {
+        // The version comes last and nothing goes before it, so this is no store that somebody was making.
+        if self.content().join("index.json").exists() {
+            // Unless somebody else has made it since we looked.
+            return match std::fs::read_to_string(self.root.join("version")) {
+                Ok(text) => self.check_version(&text),
+                Err(_) => Err(StoreError::NoVersion { root: self.root.clone() }),
+            };
+        }
         files::make_private_dir(&self.root)?;
         for dir in ["content/blobs/sha256", "layers", "code", "containers", "names", "volumes", "tmp"] {
             files::make_dir(&self.root.join(dir))?;
@@ -247,6 +278,12 @@ impl Store {
         tmp::sweep(&self.root.join("tmp"));
     }
 
+    /// What dead processes left half made, in scratch directories.
+    #[must_use]
+    pub fn abandoned(&self) -> Vec<PathBuf> {
+        tmp::abandoned(&self.root.join("tmp"))
+    }
+
     /// The run directory: sockets, locks and state of what runs now. Made when first asked for.
     ///
     /// # Errors
@@ -284,6 +321,22 @@ mod tests {
         std::fs::write(root.join("version"), "99\n").unwrap();
         let error = Store::open(&root, &run).unwrap_err().to_string();
         assert!(error.contains("format 99"), "{error}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_older_store_and_one_without_a_version_are_told() {
+        let dir = files::tests::temp_dir();
+        let (root, run) = (dir.join("s"), dir.join("r"));
+        Store::open(&root, &run).unwrap();
+        std::fs::write(root.join("version"), "0\n").unwrap();
+        assert!(matches!(Store::open(&root, &run), Err(StoreError::Older { found: 0, .. })));
+        std::fs::remove_file(root.join("version")).unwrap();
+        // Whoever was making it was killed: it is made to its end.
+        Store::open(&root, &run).unwrap();
+        std::fs::remove_file(root.join("version")).unwrap();
+        std::fs::write(root.join("content/index.json"), "{}").unwrap();
+        assert!(matches!(Store::open(&root, &run), Err(StoreError::NoVersion { .. })));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

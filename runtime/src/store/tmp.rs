@@ -35,17 +35,24 @@ impl Drop for Scratch {
 
 /// Removes the scratch of processes that are gone.
 pub(super) fn sweep(tmp: &Path) {
-    for entry in std::fs::read_dir(tmp).into_iter().flatten().flatten() {
+    for path in abandoned(tmp) {
+        let _ = files::remove_tree(&path);
+    }
+}
+
+/// The scratch of processes that are gone.
+pub(super) fn abandoned(tmp: &Path) -> Vec<PathBuf> {
+    let is_abandoned = |entry: &std::fs::DirEntry| {
         let name = entry.file_name();
         let mut parts = name.to_str().unwrap_or_default().split('.').map_while(|part| part.parse::<u64>().ok());
         let alive = match (parts.next().and_then(|pid| u32::try_from(pid).ok()), parts.next()) {
             (Some(pid), Some(start)) => process_start(pid) == Some(start),
             _ => false,
         };
-        if !alive {
-            let _ = files::remove_tree(&entry.path());
-        }
-    }
+        !alive
+    };
+    let entries = std::fs::read_dir(tmp).into_iter().flatten().flatten();
+    entries.filter(is_abandoned).map(|entry| entry.path()).collect()
 }
 
 /// When a process started, in clock ticks after boot (field 22 of `/proc/<pid>/stat`, proc(5)): together with its pid

@@ -14,9 +14,13 @@ mod build_cache;
 #[cfg(test)]
 mod build_run;
 #[cfg(test)]
+mod check;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod copy;
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod dockerfile;
 #[cfg(test)]

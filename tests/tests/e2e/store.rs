@@ -1,6 +1,7 @@
 //! The store itself: full, closed, foreign or damaged.
 
 use sampan_tests::needs::{Need, lacks};
+use sampan_tests::registry::Registry;
 use sampan_tests::store::{NOBODY, sample_file};
 use sampan_tests::{Dir, Output, Store, tree};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -102,6 +103,111 @@ fn a_guest_that_fills_the_disk_gets_an_error_and_its_end_is_told() {
     run.stdout_is("exited 1\n1\nbox\n1\n");
 }
 
+/// Whatever a command comes to with so little space, it says so or it works, and leaves nothing half made; and when there
+/// is space it works.
+#[test]
+fn every_command_on_a_disk_that_is_nearly_full_says_so_or_works() {
+    if lacks(MOUNTS) || lacks(&[Need::Tool("docker-registry")]) {
+        return;
+    }
+    let noise: Vec<u8> = (0..40_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let context = Dir::context("FROM probe\nCOPY noise /noise\n").file("noise", &noise);
+    let (registry, store) = (Registry::start(), Store::fresh(&["probe"]));
+    let name = registry.name("noise");
+    store.build_from(&name, &context);
+    store.sampan(format!("push {name}")).ok();
+    store.sampan(format!("save -o '{context}/noise.tar' {name}")).ok();
+    let script = format!(
+        r#"
+        try() {{
+            if ! "$@" >/tmp/out.$$ 2>&1; then
+                grep -q 'No space left on device' /tmp/out.$$ || {{ echo "$kib KiB: $*:"; cat /tmp/out.$$; exit 1; }}
+            fi
+            sampan system check -q 2>/tmp/out.$$ || {{ echo "$kib KiB: after $*"; cat /tmp/out.$$; exit 1; }}
+            [ -z "$(ls -A "$SAMPAN_ROOT/tmp")" ] || {{ echo "$kib KiB: after $*"; ls -lR "$SAMPAN_ROOT/tmp"; exit 1; }}
+            rm "$SAMPAN_ROOT/ballast"
+            shift
+            sampan "$@" >/tmp/out.$$ 2>&1 || case "$*" in *box*|*net) ;; *) echo "with space: $*"; cat /tmp/out.$$; exit 1;; esac
+            sampan rm -f -v box >/dev/null 2>&1 || true
+            sampan rmi -f {name} made >/dev/null 2>&1 || true
+            sampan builder prune -a -f >/dev/null
+            sampan system check -q
+        }}
+        for kib in 0 4 8 16 48 96 160 240 400; do
+            leave() {{
+                fill
+                size=$(stat -c %s "$SAMPAN_ROOT/ballast")
+                truncate -s $((size - kib * 1024)) "$SAMPAN_ROOT/ballast"
+            }}
+            leave; try sampan build -q -t made '{context}'
+            leave; try sampan pull -q {name}
+            leave; try sampan load -q -i '{context}/noise.tar'
+            leave; try sampan create --name box -v /v probe
+            leave; try sampan run -d --name box -v vol:/v probe forever
+            leave; try sampan run --rm --name box probe sleep 0.1
+            sampan create --name box probe >/dev/null; leave; try sampan cp -q '{context}/noise' box:/noise
+            sampan run -d --name box probe forever >/dev/null; leave; try sampan cp -q '{context}/noise' box:/noise
+            sampan create --name box probe >/dev/null; sampan cp -q '{context}/noise' box:/noise
+            leave; try sampan commit box made
+            sampan create --name box probe >/dev/null; leave; try sampan start box
+            sampan run -d --name box probe forever >/dev/null; leave; try sampan stop box
+            sampan create --name box probe >/dev/null; leave; try sampan rm box
+            leave; try sampan volume create vol
+            leave; try sampan network create net
+            sampan volume prune -a -f >/dev/null; sampan network prune -f >/dev/null
+        done
+        sampan system check"#
+    );
+    on_a_small_disk(&script).stdout_has(": nothing is wrong\n");
+}
+
+#[test]
+fn times_to_come_and_long_gone_break_nothing() {
+    let store = Store::fresh(&["probe"]);
+    for (name, time) in [("ahead", "2099-01-01T00:00:00Z"), ("long-ago", "1970-01-01T00:00:01Z")] {
+        let id = store.sampan(format!("create --name {name} -v {name}:/v probe args said")).ok().line();
+        store.sampan(format!("start -a {name}")).ok();
+        // As if the clock had stood elsewhere then.
+        let dir = store.root().join("containers").join(id);
+        for (file, keys) in [("record.json", &["created"][..]), ("ended.json", &["started", "finished"])] {
+            let path = dir.join(file);
+            let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            keys.iter().for_each(|key| record[*key] = time.into());
+            std::fs::write(&path, record.to_string()).unwrap();
+        }
+        let log = dir.join("json.log");
+        let text = std::fs::read_to_string(&log).unwrap();
+        let at = text.find("\"time\":\"").unwrap() + 8;
+        let end = at + text[at..].find('"').unwrap();
+        std::fs::write(&log, format!("{}{time}{}", &text[..at], &text[end..])).unwrap();
+    }
+    store.sampan("system check -q").ok();
+    store.sampan("ps -a --format").arg("{{.Names}} {{.Status}} {{.RunningFor}}").ok().stdout_has("ahead Exited (0)");
+    store.sampan("ps -a --filter before=ahead --format {{.Names}}").ok().stdout_is("long-ago\n");
+    for command in ["images", "system df -v", "info", "stats --no-stream -a", "volume ls", "inspect ahead long-ago"] {
+        store.sampan(command).ok().stderr_is("");
+    }
+    store.sampan("logs -t ahead").ok().stdout_is("2099-01-01T00:00:00.000000000Z said\n");
+    store.sampan("logs --since 1h ahead").ok().stdout_is("said\n");
+    store.sampan("logs --until 1h ahead").ok().stdout_is("");
+    store.sampan("logs --since 1h long-ago").ok().stdout_is("");
+    store.sampan("logs --since 1h -f long-ago").ok().stdout_is("");
+    for name in ["ahead", "long-ago"] {
+        store.sampan(format!("start -a {name}")).ok().stdout_is("said\n");
+    }
+    store.sampan("container prune -f --filter until=1h").ok();
+    store.sampan("ps -a --format {{.Names}}").ok().stdout_is("ahead\n");
+    store.sampan("container prune -f").ok();
+    store.sampan("ps -aq").ok().stdout_is("");
+    // What a killed command left, made in a time to come.
+    let left = store.root().join("containers").join("a".repeat(64));
+    std::fs::create_dir(&left).unwrap();
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(1_000_000);
+    std::fs::File::open(&left).unwrap().set_modified(ahead).unwrap();
+    store.sampan("ps -a").ok();
+    assert!(!left.exists());
+}
+
 #[test]
 fn a_store_that_cannot_be_written_says_so_and_can_be_read() {
     if lacks(MOUNTS) {
@@ -115,6 +221,7 @@ fn a_store_that_cannot_be_written_says_so_and_can_be_read() {
         sampan images --format '{{.Repository}}'
         sampan ps -a --format '{{.Names}}'
         sampan inspect -f '{{.State.Status}}' box
+        sampan system check -q 2>/dev/null
         for command in 'run --rm hello' 'create hello' 'start box' 'rm box' 'rmi -f hello' 'volume create vol'; do
             if sampan $command 2>err; then echo "$command has succeeded"; exit 1; fi
             grep -q 'Read-only file system' err || { echo "$command:"; cat err; exit 1; }
@@ -141,6 +248,14 @@ fn a_newer_store_is_refused_and_left_alone() {
     assert_eq!(store.tree(), before);
     std::fs::write(&version, "hello").unwrap();
     store.sampan("images").fails(1).stderr_has("is this a sampan store?");
+    std::fs::write(&version, "0\n").unwrap();
+    for command in ["images", "ps", "system check", "system check --repair"] {
+        store.sampan(command).fails(1).stderr_has("format 0").stderr_has("reads format 1");
+    }
+    assert_eq!(store.tree(), before);
+    std::fs::remove_file(&version).unwrap();
+    store.sampan("ps").fails(1).stderr_has("no version file").stderr_has("echo 1 >");
+    assert!(!version.exists());
     std::fs::write(&version, usual).unwrap();
     store.sampan("run --rm hello").ok();
 }

@@ -3,8 +3,12 @@
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
 mod many;
+#[cfg(test)]
+mod together;
