@@ -1,7 +1,9 @@
 //! Speaking to a running sandbox.
 
 use crate::exec::ExecProcess;
-use crate::v1::{AttachRequest, DetachRequest, SandboxClient as SideClient, StatsRequest, StatsResponse};
+use crate::v1::{
+    AttachRequest, DetachRequest, JoinRequest, JoinResponse, SandboxClient as SideClient, StatsRequest, StatsResponse,
+};
 use containerd_shim_protos::api::{
     DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, ResizePtyRequest, ResumeRequest, StartRequest,
     WaitRequest,
@@ -223,6 +225,27 @@ impl SandboxClient {
         let request = ResizePtyRequest { id, exec_id, width, height, ..ResizePtyRequest::default() };
         let answer = self.task.resize_pty(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(|source| ClientError::Call { what: "resize the terminal", source })
+    }
+
+    /// Has a container of the store, which was made for this sandbox, run in it; returns when its first instruction was next.
+    /// `streams` are the paths of the FIFOs of who looks on and will ask for its end. `None` when the sandbox is about to
+    /// end, or has: a new one can be made.
+    ///
+    /// # Errors
+    /// When the sandbox refuses.
+    pub async fn join(&self, id: &str, streams: Option<[String; 3]>) -> Result<Option<JoinResponse>, ClientError> {
+        let attached = streams.is_some();
+        let [stdin, stdout, stderr] = streams.unwrap_or_default();
+        let request = JoinRequest { id: id.to_owned(), stdin, stdout, stderr, attached, ..JoinRequest::default() };
+        // It may have to be compiled first.
+        match self.side.join(context::Context::default(), &request).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::UNAVAILABLE => Ok(None),
+            Err(source) => match (ClientError::Call { what: "run a container", source }) {
+                lost if lost.is_lost() => Ok(None),
+                error => Err(error),
+            },
+        }
     }
 
     /// Waits for a container's end and returns its exit code.

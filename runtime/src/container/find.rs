@@ -2,7 +2,7 @@
 
 use super::record::{Container, Ended, Running, Status};
 use super::remove::sweep;
-use super::{ContainerError, Result, health, restart, run_place};
+use super::{ContainerError, Result, health, restart, run_place, shared};
 use crate::events;
 use crate::guest::KILLED;
 use crate::sandbox::PAUSED;
@@ -50,7 +50,7 @@ pub fn list(store: &Store) -> Result<Vec<Container>> {
     Ok(all)
 }
 
-fn load(dir: &Path) -> Result<Container> {
+pub(super) fn load(dir: &Path) -> Result<Container> {
     let record = files::read_json(&dir.join("record.json"))?;
     Ok(Container { dir: dir.to_owned(), record })
 }
@@ -83,7 +83,7 @@ impl Container {
         if let Some(lost) = running()
             && let Ok(Some(_lock)) = Lock::try_take(&self.dir.join("lock"))
         {
-            self.bury(&place, &lost);
+            self.bury(store, &place, &lost);
         }
         match files::read_json(&self.dir.join("ended.json")) {
             Ok(ended) => Status::Exited(ended),
@@ -91,7 +91,7 @@ impl Container {
         }
     }
 
-    fn bury(&self, place: &Path, lost: &Running) {
+    fn bury(&self, store: &Store, place: &Path, lost: &Running) {
         let ended = Ended {
             code: KILLED,
             out_of_memory: false,
@@ -107,6 +107,9 @@ impl Container {
         let told = files::read_json::<Ended>(&path).is_ok_and(|known| known.finished >= lost.started);
         if told || files::write_json(&path, &ended, Durability::Flushed).is_ok() {
             let _ = files::remove_tree(place);
+        }
+        if let Some(name) = &self.record.sandbox {
+            shared::sweep(store, name);
         }
     }
 }

@@ -18,6 +18,8 @@ mod config;
 #[cfg(test)]
 mod copy;
 #[cfg(test)]
+mod dense;
+#[cfg(test)]
 mod dockerfile;
 #[cfg(test)]
 mod egress;

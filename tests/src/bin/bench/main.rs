@@ -1,9 +1,10 @@
 //! The speed tables of `SPECIFICATION.md`: whole commands, interleaved in one run, so that a drifting machine drifts for
 //! all of them; what counts is the ratio. Peers stand beside ours when the machine has them.
 //!
-//! `make bench`, or `bench [ROUNDS]`, or `bench http [SECONDS]`.
+//! `make bench`, or `bench [ROUNDS]`, `bench http [SECONDS]`, `bench echo`, or `bench density [SHARED] [ALONE]`.
 
 mod builds;
+mod density;
 mod echo;
 mod http;
 mod native;
@@ -20,6 +21,7 @@ fn main() -> Result<()> {
         Some("native") => return native::serve(args.get(1).context("an address was wanted")?.parse()?),
         Some("native-echo") => return echo::native(args.get(1).context("an address was wanted")?.parse()?),
         Some("echo") => return echo::echo(&Bench::new()?),
+        Some("density") => return density::density(&Bench::new()?, number(1, 1000)?, number(2, 200)?),
         Some("http") => return http::http(&Bench::new()?, u32::try_from(number(1, 5)?)?),
         _ => {}
     }
@@ -29,6 +31,7 @@ fn main() -> Result<()> {
     bench.starts("Start, in an empty store", rounds)?;
     bench.memory()?;
     bench.stop()?;
+    density::density(&bench, 1000, 200)?;
     http::http(&bench, 5)?;
     echo::echo(&bench)?;
     builds::builds(&bench, rounds.min(10))?;
