@@ -2,6 +2,7 @@
 //! a child of it is.
 
 use crate::inside::Fifos;
+use crate::shared::Joiner;
 use anyhow::{Context as _, Result};
 use sampan_runtime::container::life::{Front, Lease};
 use sampan_runtime::container::restart::{Again, Waited};
@@ -167,6 +168,9 @@ enum Answer {
 
 /// Starts a container that goes on when this process ends; returns when its first instruction is next.
 pub fn detached(store: &Store, container: Container) -> Result<()> {
+    if let Some(name) = &container.record.sandbox {
+        return Joiner::default().join(store, name, &container.record.id);
+    }
     detach(store, container, None).map(drop)
 }
 
@@ -308,7 +312,7 @@ fn waiting_input() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 /// A session of its own, and nothing of the caller's terminal or directory.
-fn leave_terminal() -> std::io::Result<()> {
+pub fn leave_terminal() -> std::io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::process::setsid()?;
     rustix::stdio::dup2_stdin(&null)?;

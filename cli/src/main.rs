@@ -13,6 +13,7 @@ mod health;
 mod inside;
 mod limits;
 mod settings;
+mod shared;
 mod terminal;
 mod verbatim;
 

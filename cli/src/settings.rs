@@ -87,6 +87,9 @@ pub struct ContainerFlags {
     /// Connect to: default, host, none, or a network made with `network create`
     #[arg(long, alias = "net", default_value = "default", value_name = "NETWORK")]
     network: String,
+    /// Share the sandbox of this name with other containers that are trusted
+    #[arg(long, value_name = "NAME")]
+    pub sandbox: Option<String>,
     /// Go by this name too on the network
     #[arg(long, alias = "net-alias", value_name = "NAME")]
     network_alias: Vec<String>,
@@ -182,6 +185,7 @@ impl ContainerFlags {
             env,
             working_dir: self.workdir.map(absolute_workdir).transpose()?,
             labels: parse_labels(&self.label),
+            sandbox: self.sandbox,
             published: published.collect(),
             publish_all: self.publish_all,
             exposed: self.expose,

@@ -2,8 +2,8 @@
 
 use crate::exec::ExecProcess;
 use crate::v1::{
-    AttachRequest, DetachRequest, HttpRequest, HttpResponse, NetworkRequest, NetworkResponse,
-    SandboxClient as SideClient, StatsRequest, StatsResponse,
+    AttachRequest, DetachRequest, HttpRequest, HttpResponse, JoinRequest, JoinResponse, NetworkRequest,
+    NetworkResponse, SandboxClient as SideClient, StatsRequest, StatsResponse,
 };
 use containerd_shim_protos::api::{
     DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, ResizePtyRequest, ResumeRequest, StartRequest,
@@ -264,6 +264,27 @@ impl SandboxClient {
         let request = ResizePtyRequest { id, exec_id, width, height, ..ResizePtyRequest::default() };
         let answer = self.task.resize_pty(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(|source| ClientError::Call { what: "resize the terminal", source })
+    }
+
+    /// Has a container of the store, which was made for this sandbox, run in it; returns when its first instruction was next.
+    /// `streams` are the paths of the FIFOs of who looks on and will ask for its end. `None` when the sandbox is about to
+    /// end, or has: a new one can be made.
+    ///
+    /// # Errors
+    /// When the sandbox refuses.
+    pub async fn join(&self, id: &str, streams: Option<[String; 3]>) -> Result<Option<JoinResponse>, ClientError> {
+        let attached = streams.is_some();
+        let [stdin, stdout, stderr] = streams.unwrap_or_default();
+        let request = JoinRequest { id: id.to_owned(), stdin, stdout, stderr, attached, ..JoinRequest::default() };
+        // It may have to be compiled first.
+        match self.side.join(context::Context::default(), &request).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::UNAVAILABLE => Ok(None),
+            Err(source) => match (ClientError::Call { what: "run a container", source }) {
+                lost if lost.is_lost() => Ok(None),
+                error => Err(error),
+            },
+        }
     }
 
     /// Waits for a container's end and returns its exit code.

@@ -2,6 +2,7 @@
 
 use crate::exec::Execs;
 use crate::{side, task};
+use sampan_runtime::container::shared::Shared;
 use sampan_runtime::sandbox::{Keeper, Peer, peer_of};
 use sampan_runtime::store::Store;
 use std::os::fd::AsFd;
@@ -49,6 +50,18 @@ impl Serving {
     /// # Errors
     /// When the socket cannot be made.
     pub async fn open(keeper: Keeper, store: &Store, socket: &Path) -> Result<Self, ttrpc::Error> {
+        Self::serve(keeper, None, store, socket).await
+    }
+
+    /// Opens the control socket of a sandbox that containers share.
+    ///
+    /// # Errors
+    /// As [`Serving::open`].
+    pub async fn open_shared(shared: &Shared, store: &Store) -> Result<Self, ttrpc::Error> {
+        Self::serve(shared.keeper().clone(), Some(shared.clone()), store, &shared.socket()).await
+    }
+
+    async fn serve(keeper: Keeper, shared: Option<Shared>, store: &Store, socket: &Path) -> Result<Self, ttrpc::Error> {
         let busy = Busy(Arc::new(watch::Sender::new(0)));
         let listener = UnixListener::bind(socket)
             .map_err(|e| ttrpc::Error::Others(format!("cannot listen at {}: {e}", socket.display())))?;
@@ -56,7 +69,7 @@ impl Serving {
         let mut server = Server::new()
             .add_listener(Listener::new(trusted(listener)))
             .register_service(task::services(&keeper, store, &busy, &execs))
-            .register_service(side::services(keeper, &busy, execs));
+            .register_service(side::services(keeper, shared, &busy, execs));
         server.start().await?;
         Ok(Self { server, busy })
     }

@@ -3,13 +3,14 @@
 use crate::exec::{Execs, open_streams};
 use crate::generated::sandbox::{
     AttachRequest, AttachResponse, Bucket, Container, DetachRequest, DetachResponse, Fence as FenceMessage,
-    HttpRequest, HttpResponse, InspectRequest, InspectResponse, NetworkRequest, NetworkResponse, Port, StatsRequest,
-    StatsResponse, VersionRequest, VersionResponse,
+    HttpRequest, HttpResponse, InspectRequest, InspectResponse, JoinRequest, JoinResponse, NetworkRequest,
+    NetworkResponse, Port, StatsRequest, StatsResponse, VersionRequest, VersionResponse,
 };
 use crate::generated::sandbox_ttrpc::{Sandbox, create_sandbox};
 use crate::server::Busy;
 use crate::task::{of_sandbox, refuse};
 use async_trait::async_trait;
+use sampan_runtime::container::shared::{Joined, Shared, Streams};
 use sampan_runtime::guest::service::figures::BOUNDS;
 use sampan_runtime::sandbox::{Fence, Keeper, Stats};
 use std::collections::HashMap;
@@ -19,13 +20,15 @@ use ttrpc::{Code, Result};
 
 struct SideService {
     keeper: Keeper,
+    /// If containers share it.
+    shared: Option<Shared>,
     busy: Busy,
     execs: Execs,
 }
 
 /// The service under its name.
-pub(crate) fn services(keeper: Keeper, busy: &Busy, execs: Execs) -> HashMap<String, Methods> {
-    create_sandbox(Arc::new(SideService { keeper, busy: busy.clone(), execs }))
+pub(crate) fn services(keeper: Keeper, shared: Option<Shared>, busy: &Busy, execs: Execs) -> HashMap<String, Methods> {
+    create_sandbox(Arc::new(SideService { keeper, shared, busy: busy.clone(), execs }))
 }
 
 /// What a container uses; refused for one that does not run.
@@ -108,6 +111,21 @@ impl Sandbox for SideService {
         let [input, output, errors] = open_streams([&request.stdin, &request.stdout, &request.stderr]).await?;
         self.keeper.attach(&request.id, input, false, output, errors).map_err(of_sandbox)?;
         Ok(AttachResponse::default())
+    }
+
+    async fn join(&self, _: &Context, request: JoinRequest) -> Result<JoinResponse> {
+        let _call = self.busy.call();
+        let words = "this sandbox is of one container, and no other can share it";
+        let shared = self.shared.as_ref().ok_or_else(|| refuse(Code::FAILED_PRECONDITION, words))?;
+        let [input, output, errors] = open_streams([&request.stdin, &request.stdout, &request.stderr]).await?;
+        let streams = Streams { input, output, errors, attached: request.attached };
+        match shared.join(&request.id, streams).await {
+            Joined::Started => Ok(JoinResponse::default()),
+            Joined::Failed { code, message } => {
+                Ok(JoinResponse { code: code.into(), message, ..JoinResponse::default() })
+            }
+            Joined::Closed => Err(refuse(Code::UNAVAILABLE, "the sandbox is about to end")),
+        }
     }
 
     async fn inspect(&self, _: &Context, _: InspectRequest) -> Result<InspectResponse> {

@@ -200,7 +200,7 @@ impl Task for TaskService {
             attach: Attach::Detached,
             log: log::Config::default(),
         };
-        self.keeper.create(entry).map_err(of_sandbox)?;
+        self.keeper.create(entry, false).map_err(of_sandbox)?;
         Ok(CreateTaskResponse { pid: self.keeper.host_pid(), ..CreateTaskResponse::default() })
     }
 

@@ -4,6 +4,7 @@ use crate::Context;
 use crate::commands::sandbox;
 use crate::front::{self, Heard, Signals};
 use crate::inside::{self, Fifos, Wanted};
+use crate::shared::Joiner;
 use crate::terminal::{DetachKeys, Raw, window};
 use anyhow::{Result, bail};
 use clap::{ArgAction, Args};
@@ -96,6 +97,9 @@ pub fn check_terminal(with_input: bool) -> Result<()> {
 pub fn started(store: &Store, container: Container, with_input: bool, flags: &SessionFlags) -> Result<u8> {
     let keys = flags.keys()?;
     let id = container.record.id.clone();
+    if let Some(name) = container.record.sandbox.clone() {
+        return joined(store, &name, &container, with_input, flags);
+    }
     let mut fifos = Fifos::make(store, Wanted { input: with_input, output: true, errors: false })?;
     let heard = front::detach(store, container.clone(), Some(&mut fifos))?;
     fifos.forget_names();
@@ -107,6 +111,22 @@ pub fn started(store: &Store, container: Container, with_input: bool, flags: &Se
         let client = sandbox::connect(store, &container).await.ok().flatten();
         let session = Session { client: client.as_ref(), id: &id, tty: true, sig_proxy: flags.sig_proxy };
         session.look(fifos, keys, &signals, tokio::task::spawn_blocking(|| Heard::code(heard))).await
+    });
+    runtime.shutdown_background();
+    Ok(code?.transpose()?.unwrap_or(0))
+}
+
+/// The same in a sandbox that it shares with others.
+fn joined(store: &Store, name: &str, found: &Container, with_input: bool, flags: &SessionFlags) -> Result<u8> {
+    let (id, tty) = (&found.record.id, found.record.tty);
+    let fifos = Fifos::make(store, Wanted { input: with_input, output: true, errors: !tty })?;
+    let (runtime, client) = Joiner::default().join_and_look(store, name, id, fifos.paths())?;
+    fifos.forget_names();
+    let signals = inside::signals()?;
+    let code = runtime.block_on(async {
+        let ended = async { client.wait(id).await };
+        let session = Session { client: Some(&client), id, tty, sig_proxy: flags.sig_proxy };
+        session.look(fifos, flags.keys()?, &signals, ended).await
     });
     runtime.shutdown_background();
     Ok(code?.transpose()?.unwrap_or(0))

@@ -4,6 +4,7 @@ use crate::commands::attach::{self, SessionFlags};
 use crate::commands::pull;
 use crate::front;
 use crate::settings::ContainerFlags;
+use crate::shared::Joiner;
 use crate::{Context, commands};
 use anyhow::{Result, bail};
 use clap::Args;
@@ -12,6 +13,7 @@ use sampan_runtime::container::restart::Again;
 use sampan_runtime::container::{self, ContainerError};
 use sampan_runtime::image::Image;
 use sampan_runtime::store::Store;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
@@ -72,7 +74,7 @@ impl RunArgs {
             let id = made.record.id.clone();
             let started = front::detached(&store, made.clone());
             (made, started.map(|()| (0, Some(id))))
-        } else if self.container.tty {
+        } else if self.container.tty || self.container.sandbox.is_some() {
             let with_input = self.container.interactive;
             let made = make(&store, self.container, container::create)?;
             let code = attach::started(&store, made.clone(), with_input, &self.session);
@@ -113,8 +115,10 @@ impl StartArgs {
                 bail!("you cannot start and attach several containers at once");
             };
             let found = container::find(&store, name)?;
-            if found.record.tty {
-                attach::check_terminal(self.interactive && found.record.open_stdin)?;
+            if found.record.tty || found.record.sandbox.is_some() {
+                if found.record.tty {
+                    attach::check_terminal(self.interactive && found.record.open_stdin)?;
+                }
                 let with_input = self.interactive && found.record.open_stdin;
                 return Ok(ExitCode::from(attach::started(&store, found, with_input, &self.session)?));
             }
@@ -129,11 +133,35 @@ impl StartArgs {
             println!("{name}");
             return Ok(ExitCode::SUCCESS);
         }
+        let mut joined = join_all(&store, &self.containers);
         commands::for_each(&self.containers, |name| {
+            if let Some(joined) = joined.remove(name) {
+                return joined;
+            }
             let found = container::find(&store, name)?;
             if found.status(&store).is_running() { Ok(()) } else { front::detached(&store, found) }
         })
     }
+}
+
+/// Starts those that share sandboxes, over one connection to each; what became of them, by the name that was given.
+fn join_all(store: &Store, names: &[String]) -> HashMap<String, Result<()>> {
+    let mut sandboxes: BTreeMap<String, Vec<(&String, String)>> = BTreeMap::new();
+    for name in names {
+        if let Ok(found) = container::find(store, name)
+            && let Some(sandbox) = &found.record.sandbox
+            && !found.status(store).is_running()
+        {
+            sandboxes.entry(sandbox.clone()).or_default().push((name, found.record.id));
+        }
+    }
+    let mut all = HashMap::new();
+    for (sandbox, members) in sandboxes {
+        let ids: Vec<&str> = members.iter().map(|(_, id)| id.as_str()).collect();
+        let joined = Joiner::default().join_all(store, &sandbox, &ids);
+        all.extend(members.iter().map(|(name, _)| (*name).clone()).zip(joined));
+    }
+    all
 }
 
 // The arguments of `keep`.

@@ -4,7 +4,7 @@ use super::life::Lease;
 use super::networks::NetworkRecord;
 use super::record::{Container, Joined, MountPoint, Record};
 use super::settings::{Join, MountRequest, MountSource, Settings};
-use super::{ContainerError, Result, egress, id, networks, volumes};
+use super::{ContainerError, Result, egress, id, networks, shared, volumes};
 use crate::config::Config;
 use crate::grants::{BindGrant, Grants, Limits, Membership, Port, Publish, RootGrant};
 use crate::image::{Image, Images};
@@ -119,6 +119,9 @@ fn settle(store: &Store, settings: Settings, image: Option<&Image>) -> Result<Se
     {
         return Err(ContainerError::BadName { what: "container", name: name.clone() });
     }
+    if let Some(name) = &settings.sandbox {
+        shared::check(name, settings.restart, settings.on_failure)?;
+    }
     let id = id::new_id().map_err(StoreError::io("draw an id for a container in", store.containers()))?;
     let layers = image.map(|image| Images::new(store).layer_dirs(image)).transpose()?.unwrap_or_default();
     let module = settings.module.clone();
@@ -221,6 +224,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         env,
         working_dir,
         labels,
+        sandbox: settings.sandbox,
         network: settings.network,
         joined: None,
         egress: settings.egress,

@@ -2,7 +2,7 @@
 
 use super::record::{Container, Ended, Running, STARTED, Status};
 use super::remove::sweep;
-use super::{ContainerError, Result, health, restart, run_place};
+use super::{ContainerError, Result, health, restart, run_place, shared};
 use crate::events;
 use crate::sandbox::{Fences, PAUSED};
 use crate::store::{Durability, Lock, Store, files};
@@ -75,7 +75,7 @@ impl Lost {
     }
 }
 
-fn load(dir: &Path) -> Result<Container> {
+pub(super) fn load(dir: &Path) -> Result<Container> {
     let record = files::read_json(&dir.join("record.json"))?;
     Ok(Container { dir: dir.to_owned(), record })
 }
@@ -116,7 +116,7 @@ impl Container {
         if let Some(lost) = lost
             && let Ok(Some(_lock)) = Lock::try_take(&self.dir.join("lock"))
         {
-            self.bury(&place, lost);
+            self.bury(store, &place, lost);
         }
         self.status_at_rest()
     }
@@ -132,7 +132,7 @@ impl Container {
         }
     }
 
-    fn bury(&self, place: &Path, lost: Lost) {
+    fn bury(&self, store: &Store, place: &Path, lost: Lost) {
         let path = self.dir.join("ended.json");
         // A keeper that was killed between writing the end down and clearing up has told the truth already.
         let told = files::read_json::<Ended>(&path).is_ok_and(|known| known.started == Some(lost.started));
@@ -145,6 +145,9 @@ impl Container {
         if told || files::write_json(&path, &ended, Durability::Flushed).is_ok() {
             let _ = std::fs::remove_file(self.dir.join(STARTED));
             let _ = files::remove_tree(place);
+        }
+        if let Some(name) = &self.record.sandbox {
+            shared::sweep(store, name);
         }
     }
 }

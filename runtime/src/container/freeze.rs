@@ -28,6 +28,10 @@ impl Frozen {
             // It stands still as it is, and is to do so afterwards.
             return Ok(None);
         }
+        if let Some(name) = &container.record.sandbox {
+            let reason = format!("it shares the sandbox {name} with others, which would stand still with it");
+            return Err(ContainerError::NotFrozen { id: container.record.id.clone(), reason });
+        }
         let host = i32::try_from(running.host).ok().and_then(Pid::from_raw);
         let Some(host) = host.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return Ok(None) };
         // The number is its own only if it still runs now that we have hold of it.

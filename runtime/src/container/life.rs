@@ -4,7 +4,7 @@ use super::create::{Unwritten, give_up_room};
 use super::health::{self, OnFailure};
 use super::record::{Ended, Record, Running, STARTED};
 use super::restart::{Again, Tries};
-use super::{Container, ContainerError, Result, program, remove, run_place, set_variable};
+use super::{Container, ContainerError, Result, program, remove, run_place, set_variable, shared};
 use crate::grants::Grants;
 use crate::guest::code::{self, CodeError};
 use crate::rootfs;
@@ -125,48 +125,60 @@ impl Lease {
     }
 
     fn launch(&self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<(PathBuf, Keeper)> {
-        let mut grants = match &self.unwritten {
+        let grants = match &self.unwritten {
             Some(unwritten) => unwritten.grants.clone(),
-            None => Grants::from_spec(&files::read_json(&self.container.dir.join("config.json"))?)?,
+            None => granted(&self.container)?,
         };
-        let (program, args) = program::locate_program(&self.container.dir, &grants)?;
-        grants.args = args.unwrap_or(grants.args);
-        for variable in rootfs::secrets::variables(&grants.secrets)? {
-            set_variable(&mut grants.env, variable);
-        }
-        let code = code::prepare(store, &program).map_err(|error| self.in_the_users_words(error))?;
-        let id = self.container.record.id.clone();
+        let entry = entry(store, &self.container, grants, attach, input)?;
         store.run_dir()?;
-        let place = run_place(store, &id);
-        let programs = grants.spawn.then(|| store.clone());
-        let network = grants.member.as_ref().map(|member| store.network_members(&member.network));
-        let bundle = self.container.dir.clone();
-        let log = self.container.record.log;
-        let entry = Entry { id, bundle, grants, code, store: programs, network, input, attach, log };
+        let place = run_place(store, &entry.id);
         let keeper = sandbox::launch(&place, entry)?;
         Ok((place, keeper))
-    }
-
-    /// An error of compiling names the program as its user knows it, not where the store has it.
-    fn in_the_users_words(&self, error: CodeError) -> CodeError {
-        match error {
-            CodeError::Compile { source, .. } => {
-                let record = &self.container.record;
-                let program = if record.image_id.is_empty() {
-                    Some(record.image.clone())
-                } else {
-                    record.args().into_iter().next()
-                };
-                CodeError::Compile { path: program.unwrap_or_default().into(), source }
-            }
-            other => other,
-        }
     }
 
     /// The container.
     #[must_use]
     pub fn container(&self) -> &Container {
         &self.container
+    }
+}
+
+/// What a container's bundle grants.
+pub(super) fn granted(container: &Container) -> Result<Grants> {
+    Ok(Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?)
+}
+
+/// Puts together what a sandbox needs of a container, compiling its program if this is its first start here.
+pub(super) fn entry(
+    store: &Store,
+    container: &Container,
+    mut grants: Grants,
+    attach: Attach,
+    input: Option<OwnedFd>,
+) -> Result<Entry> {
+    let (program, args) = program::locate_program(&container.dir, &grants)?;
+    grants.args = args.unwrap_or(grants.args);
+    for variable in rootfs::secrets::variables(&grants.secrets)? {
+        set_variable(&mut grants.env, variable);
+    }
+    let code = code::prepare(store, &program).map_err(|error| in_the_users_words(container, error))?;
+    let id = container.record.id.clone();
+    let programs = grants.spawn.then(|| store.clone());
+    let network = grants.member.as_ref().map(|member| store.network_members(&member.network));
+    let (bundle, log) = (container.dir.clone(), container.record.log);
+    Ok(Entry { id, bundle, grants, code, store: programs, network, input, attach, log })
+}
+
+/// An error of compiling names the program as its user knows it, not where the store has it.
+fn in_the_users_words(container: &Container, error: CodeError) -> CodeError {
+    match error {
+        CodeError::Compile { source, .. } => {
+            let record = &container.record;
+            let program =
+                if record.image_id.is_empty() { Some(record.image.clone()) } else { record.args().into_iter().next() };
+            CodeError::Compile { path: program.unwrap_or_default().into(), source }
+        }
+        other => other,
     }
 }
 
@@ -279,35 +291,20 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
     let Run { container, place, keeper, tries, .. } = run;
     let id = &container.record.id;
     let snapshot = keeper.started(id).await?;
-    if let (Some(started), Phase::Running) = (snapshot.started, &snapshot.phase) {
-        let running = Running {
-            keeper: std::process::id(),
-            host: keeper.host_pid(),
-            started,
-            ports: snapshot.ports.clone(),
-            fences: keeper.fences(),
-            program: snapshot.program.clone(),
-            restarts: tries.count,
-            paused: false,
-            health: None,
-        };
-        // What is there is of a run that was killed with its keeper.
-        files::remove_tree(place)?;
-        std::fs::create_dir(place).map_err(StoreError::io("create", place))?;
-        files::write_json(&place.join("running.json"), &running, Durability::Buffered)?;
-        if !container.record.auto_remove {
-            // On a full disk it runs all the same.
-            let _ = files::write_json(&container.dir.join(STARTED), &started, container.record.durability());
-        }
-        container.tell(store, "start", []);
-    }
+    note_running(store, container, keeper, &snapshot, *tries)?;
     let ended = if matches!(snapshot.phase, Phase::Ended(_)) {
         snapshot
     } else {
         let socket = place.join("sock");
         let serving = front.serve(keeper.clone(), &socket);
         let waiting = keeper.wait(id);
-        let serving = async { tokio::join!(serving, attend_health(run, store)) };
+        let health = async {
+            if attend_health(store, keeper, container, place).await {
+                run.unhealthy.set(true);
+                keeper.kill_host();
+            }
+        };
+        let serving = async { tokio::join!(serving, health) };
         tokio::pin!(serving, waiting);
         tokio::select! {
             biased;
@@ -319,25 +316,64 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
         // Whoever hears of the end may want the ports at once, and a host on its way out has them still.
         keeper.outlive_host().await;
     }
-    let exit = match &ended.phase {
-        Phase::Ended(exit) => exit.clone(),
-        _ => Exit { code: crate::guest::KILLED, out_of_memory: false, at: jiff::Timestamp::now(), message: None },
-    };
+    let exit = exit_of(&ended);
     Ok((ended, exit))
 }
 
-/// Checks the container's health, and does what is to be done when it is unhealthy.
-async fn attend_health(run: &Run, store: &Store) {
-    let Run { container, keeper, place, .. } = run;
+/// How a container that is over has ended.
+pub(super) fn exit_of(ended: &Snapshot) -> Exit {
+    match &ended.phase {
+        Phase::Ended(exit) => exit.clone(),
+        _ => Exit { code: crate::guest::KILLED, out_of_memory: false, at: jiff::Timestamp::now(), message: None },
+    }
+}
+
+/// Writes down that a container runs, if it does.
+pub(super) fn note_running(
+    store: &Store,
+    container: &Container,
+    keeper: &Keeper,
+    snapshot: &Snapshot,
+    tries: Tries,
+) -> Result<()> {
+    let (Some(started), Phase::Running) = (snapshot.started, &snapshot.phase) else { return Ok(()) };
+    let running = Running {
+        keeper: std::process::id(),
+        host: keeper.host_pid(),
+        started,
+        ports: snapshot.ports.clone(),
+        fences: keeper.fences(),
+        program: snapshot.program.clone(),
+        restarts: tries.count,
+        tree: snapshot.tree,
+        paused: false,
+        health: None,
+    };
+    let place = run_place(store, &container.record.id);
+    // What is there is of a run that was killed with its keeper.
+    files::remove_tree(&place)?;
+    std::fs::create_dir(&place).map_err(StoreError::io("create", &place))?;
+    if let Some(name) = &container.record.sandbox {
+        let link = place.join("sock");
+        std::os::unix::fs::symlink(shared::socket(store, name), &link).map_err(StoreError::io("create", &link))?;
+    }
+    files::write_json(&place.join("running.json"), &running, Durability::Buffered)?;
+    if !container.record.auto_remove {
+        // On a full disk it runs all the same.
+        let _ = files::write_json(&container.dir.join(STARTED), &started, container.record.durability());
+    }
+    container.tell(store, "start", []);
+    Ok(())
+}
+
+/// Checks the container's health, and does what is to be done when it is unhealthy; true when it is to be started again.
+pub(super) async fn attend_health(store: &Store, keeper: &Keeper, container: &Container, place: &Path) -> bool {
     let (id, record) = (&container.record.id, &container.record);
-    let Some(check) = &record.health else { return };
+    let Some(check) = &record.health else { return false };
     health::watch(store, keeper, container, check, place).await;
     match record.on_failure {
         OnFailure::None => {}
-        OnFailure::Restart => {
-            run.unhealthy.set(true);
-            keeper.kill_host();
-        }
+        OnFailure::Restart => return true,
         OnFailure::Kill => drop(keeper.kill(id)),
         OnFailure::Stop => {
             let _ = keeper.stop(id);
@@ -345,9 +381,10 @@ async fn attend_health(run: &Run, store: &Store) {
             let _ = keeper.kill(id);
         }
     }
+    false
 }
 
-fn write_down(store: &Store, container: &Container, place: &Path, ended: &Ended) -> Result<()> {
+pub(super) fn write_down(store: &Store, container: &Container, place: &Path, ended: &Ended) -> Result<()> {
     if container.record.auto_remove {
         return remove::take_away(store, container, true);
     }

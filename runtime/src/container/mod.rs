@@ -14,6 +14,7 @@
 //! freeze     a container that stands still while it is looked at
 //! garbage    compiled code that no container and no image needs
 //! life       running one: the keeper's part from the lock to the record of its end
+//! shared     running several in one sandbox: its keeper's part
 //! remove     taking one away
 //! check      whether all of them are whole
 //! volumes    directories that outlive containers
@@ -39,6 +40,7 @@ mod record;
 mod remove;
 pub mod restart;
 mod settings;
+pub mod shared;
 mod update;
 pub mod volumes;
 
@@ -171,6 +173,12 @@ pub enum ContainerError {
     /// A container that is gone when it ends cannot be started again.
     #[error("container {} is removed when it ends (--rm), so it can have no restart policy", id::short(.0))]
     RemovedAtItsEnd(String),
+    /// A restart policy where the sandbox is shared.
+    #[error(
+        "--sandbox {0} and {1} contradict each other: who is started again gets a fresh sandbox, and this one is \
+         shared with others; leave one of them out"
+    )]
+    SharedRestart(String, &'static str),
     /// Something that needs a running container.
     #[error("container {} is not running", id::short(.0))]
     NotRunning(String),

@@ -44,6 +44,9 @@ pub struct Record {
     pub working_dir: String,
     /// The image's labels and the user's.
     pub labels: BTreeMap<String, String>,
+    /// The sandbox that it shares with others, by its name.
+    #[serde(default)]
+    pub sandbox: Option<String>,
     /// How it is connected.
     pub network: Network,
     /// The network of its user's that it is on.
@@ -186,6 +189,9 @@ pub struct Running {
     /// How often it was started again by its restart policy.
     #[serde(default)]
     pub restarts: u32,
+    /// Which of its sandbox's trees is its own.
+    #[serde(default)]
+    pub tree: usize,
     /// Whether it is paused, which a file of its own says.
     #[serde(skip)]
     pub paused: bool,

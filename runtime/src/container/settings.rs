@@ -25,6 +25,8 @@ pub struct Settings {
     pub working_dir: Option<String>,
     /// Over the image's labels.
     pub labels: BTreeMap<String, String>,
+    /// The sandbox that it is to share with others, by its name.
+    pub sandbox: Option<String>,
     /// Ports with an address of the host.
     pub published: Vec<Publish>,
     /// Whether every exposed port is published somewhere.

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use super::restart::Policy;
-use super::{Container, ContainerError, Result};
+use super::{Container, ContainerError, Result, shared};
 use crate::grants::{Grants, Resources};
 use crate::store::{Durability, Lock, files};
 
@@ -30,6 +30,9 @@ pub fn update(container: &Container, change: Update) -> Result<()> {
     if let Some(restart) = change.restart {
         if record.auto_remove && restart != Policy::No {
             return Err(ContainerError::RemovedAtItsEnd(record.id));
+        }
+        if let Some(name) = &record.sandbox {
+            shared::check(name, restart, record.on_failure)?;
         }
         record.restart = restart;
     }

@@ -6,7 +6,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 pub const SETTINGS: &str = "wasmtime48-2";
 
 /// What code is compiled for: the settings that are compiled into it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     /// Whatever a guest can be.
     General,
@@ -16,7 +16,7 @@ pub enum Target {
 }
 
 /// What an engine is made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// To compile, in the fenced child; the only one that has a compiler.
     Compile(Target),

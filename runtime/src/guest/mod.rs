@@ -13,6 +13,7 @@ mod linker;
 pub mod module;
 mod open;
 pub mod process;
+pub mod programs;
 pub(crate) mod script;
 pub mod service;
 pub mod state;
@@ -77,6 +78,8 @@ pub struct Program {
     engine: Engine,
     code: Mapped,
     description: Description,
+    /// What it has in common with others, where containers share a sandbox.
+    common: Option<programs::Common>,
 }
 
 impl std::fmt::Debug for Program {
@@ -107,7 +110,7 @@ impl Program {
             // SAFETY: as above.
             Mapped::Component(unsafe { Component::deserialize_file(&engine, path)? })
         };
-        Ok(Self { engine, code, description })
+        Ok(Self { engine, code, description, common: None })
     }
 
     /// Copies compiled code into this process, where it cannot be mapped by a path.
@@ -124,7 +127,7 @@ impl Program {
             // SAFETY: as above.
             Mapped::Component(unsafe { Component::deserialize(&engine, bytes)? })
         };
-        Ok(Self { engine, code, description })
+        Ok(Self { engine, code, description, common: None })
     }
 
     /// Maps compiled code that was handed over open, for an engine that runs already.
@@ -141,7 +144,7 @@ impl Program {
             // SAFETY: as above.
             Mapped::Component(unsafe { Component::deserialize(&engine, read_whole(&file)?)? })
         };
-        Ok(Self { engine, code, description })
+        Ok(Self { engine, code, description, common: None })
     }
 
     /// Whether it can ask for other programs to be started.

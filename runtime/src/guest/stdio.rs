@@ -2,6 +2,7 @@
 //! writes is kept across the two streams and a full pipe holds the guest back.
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
@@ -9,6 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
@@ -42,16 +44,28 @@ impl Channel {
 
 /// A frame's head: the channel, and the length of what follows in four bytes, little-endian.
 pub const HEAD: usize = 5;
+/// The smallest page that a system of ours has.
+const PAGE: usize = 4096;
 
 /// The writing end of the pipe to the keeper; `None` when it was closed before its guest's end.
 #[derive(Debug, Clone)]
-pub struct Pipe(Arc<Mutex<Option<File>>>);
+pub struct Pipe {
+    file: Arc<Mutex<Option<File>>>,
+    /// Whether the thread that writes has others to work for.
+    gives_way: bool,
+}
 
 impl Pipe {
     /// Takes the pipe's descriptor.
     #[must_use]
     pub fn new(pipe: OwnedFd) -> Self {
-        Self(Arc::new(Mutex::new(Some(File::from(pipe)))))
+        Self { file: Arc::new(Mutex::new(Some(File::from(pipe)))), gives_way: false }
+    }
+
+    /// The same for threads of a runtime that have others to work for: who has to wait lets those go on elsewhere.
+    #[must_use]
+    pub fn giving_way(self) -> Self {
+        Self { gives_way: true, ..self }
     }
 
     /// One of the two streams for the engine.
@@ -65,10 +79,26 @@ impl Pipe {
     /// # Errors
     /// When the keeper is gone.
     pub fn write(&self, channel: Channel, bytes: &[u8]) -> io::Result<()> {
+        let in_runtime = || Handle::try_current().is_ok_and(|r| r.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if self.gives_way && !self.has_room(bytes.len()) && in_runtime() {
+            return tokio::task::block_in_place(|| self.write_all(channel, bytes));
+        }
+        self.write_all(channel, bytes)
+    }
+
+    /// Whether so much can be written without waiting: a pipe that can be written takes a page.
+    fn has_room(&self, bytes: usize) -> bool {
+        let Ok(file) = self.file.try_lock() else { return false };
+        let Some(file) = &*file else { return true };
+        let mut fds = [PollFd::new(file, PollFlags::OUT)];
+        bytes + HEAD <= PAGE && matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+    }
+
+    fn write_all(&self, channel: Channel, bytes: &[u8]) -> io::Result<()> {
         for part in bytes.chunks(1 << 20) {
             let length = u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes();
             let head = [channel as u8, length[0], length[1], length[2], length[3]];
-            let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
             let file = held.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             let mut slices = [IoSlice::new(&head), IoSlice::new(part)];
             let mut rest = &mut slices[..];
@@ -87,7 +117,7 @@ impl Pipe {
 impl Pipe {
     /// What closes the pipe under a guest that is given up, and does not keep it open itself.
     pub fn closer(&self) -> impl Fn() + Send + Sync + use<> {
-        let pipe = Arc::downgrade(&self.0);
+        let pipe = Arc::downgrade(&self.file);
         move || {
             // A guest that holds it is writing, and then it is not stuck for long.
             if let Some(pipe) = pipe.upgrade()

@@ -7,21 +7,29 @@ use rustix::process::{Resource, getrlimit};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-/// So far is looked: a guest's listeners are made early in its life.
-const FURTHEST: u64 = 1024;
+/// So many are asked for at a time. The system gives the lowest number that is free, so behind so many of which none is
+/// open there are hardly any.
+const BLOCK: i32 = 1024;
 
-/// The descriptors that are open, behind the standard streams: one question to the system for all.
+/// The descriptors that are open, behind the standard streams: one question to the system for many.
 pub fn open() -> impl Iterator<Item = BorrowedFd<'static>> {
     // poll(2) takes no more than there may be.
-    let most = getrlimit(Resource::Nofile).current.map_or(FURTHEST, |most| most.min(FURTHEST));
+    let most = getrlimit(Resource::Nofile).current.and_then(|most| i32::try_from(most).ok()).unwrap_or(i32::MAX);
+    let blocks = (0..).map(|n: i32| n.saturating_mul(BLOCK)).take_while(move |from| *from < most);
+    let blocks = blocks.map(move |from| open_among(from.max(3)..from.saturating_add(BLOCK).min(most)));
+    blocks.take_while(|open| !open.is_empty()).flatten()
+}
+
+fn open_among(numbers: std::ops::Range<i32>) -> Vec<BorrowedFd<'static>> {
     // SAFETY: the descriptors are only looked at while their user handles them, and the system says itself which of them
     // are open.
-    let all = (3..i32::try_from(most).unwrap_or(0)).map(|number| unsafe { BorrowedFd::borrow_raw(number) });
+    let all = numbers.map(|number| unsafe { BorrowedFd::borrow_raw(number) });
     let mut asked: Vec<PollFd<'static>> =
         all.clone().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::empty())).collect();
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let answered = rustix::io::retry_on_intr(|| poll(&mut asked, Some(&now))).is_ok();
-    all.zip(asked).filter(move |(_, fd)| answered && !fd.revents().contains(PollFlags::NVAL)).map(|(fd, _)| fd)
+    let open = all.zip(asked).filter(|(_, fd)| answered && !fd.revents().contains(PollFlags::NVAL));
+    open.map(|(fd, _)| fd).collect()
 }
 
 /// The sockets that are bound to an address.

@@ -5,20 +5,21 @@ use super::reserve::Reservation;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 
 /// How long to wait when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Listens at a reserved address, for as long as the runtime that this is called in lives, and passes every connection
-/// on to `guest`, where the guest listens.
+/// Listens at a reserved address, until it is aborted or the runtime that this is called in ends, and passes every
+/// connection on to `guest`, where the guest listens.
 ///
 /// # Errors
 /// When somebody else listens there.
-pub(super) fn start(reservation: Reservation, guest: SocketAddr) -> std::io::Result<()> {
+pub(super) fn start(reservation: Reservation, guest: SocketAddr) -> std::io::Result<AbortHandle> {
     let listener = reservation.listen()?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    tokio::spawn(async move {
+    let passing = tokio::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((client, _)) => drop(tokio::spawn(pass_on(client, guest))),
@@ -26,7 +27,7 @@ pub(super) fn start(reservation: Reservation, guest: SocketAddr) -> std::io::Res
             }
         }
     });
-    Ok(())
+    Ok(passing.abort_handle())
 }
 
 async fn pass_on(mut client: TcpStream, guest: SocketAddr) {

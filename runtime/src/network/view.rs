@@ -8,6 +8,7 @@ use crate::grants::{Address, Egress, Grants, Network, Port, Ports, Protocol, Pub
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::task::AbortHandle;
 
 /// What one container sees of the network. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -54,6 +55,8 @@ pub(super) struct State {
     pub(super) led: BTreeMap<IpAddr, Led>,
     /// What has been told already: a guest that tries again and again fills no disk.
     pub(super) told: BTreeSet<String>,
+    /// What passes on what comes to further addresses of its ports.
+    pub(super) splices: Vec<AbortHandle>,
     /// Whom the guest may connect to at this moment: the real address, and the one that it knows.
     pub(super) reached: BTreeMap<(Protocol, SocketAddr), SocketAddr>,
 }
@@ -199,13 +202,21 @@ impl View {
         };
         for reservation in further {
             let address = reservation.address;
-            if let Err(e) = splice::start(reservation, reachable(bound.real)) {
-                self.tell(&Event::Failed(format!("cannot listen at {address} for port {port}: {e}")));
+            match splice::start(reservation, reachable(bound.real)) {
+                Ok(splice) => self.state().splices.push(splice),
+                Err(e) => self.tell(&Event::Failed(format!("cannot listen at {address} for port {port}: {e}"))),
             }
         }
         if self.among_peers().is_some() && bound.real.is_ipv4() && !is_private {
             self.0.outside.listens(bound.protocol, bound.guest.port(), bound.real);
         }
+    }
+
+    /// Frees the host's ports that are still held, for a guest that has ended where others go on.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.reserved.clear();
+        state.splices.drain(..).for_each(|splice| splice.abort());
     }
 
     /// Every listener of the guest.

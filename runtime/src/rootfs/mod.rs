@@ -94,6 +94,22 @@ pub fn assemble(grants: &Grants, bundle: &Path, target: &Path, rootless: bool) -
     Ok(preopen(target))
 }
 
+/// Lays an empty tree in memory over the directory `target`, for mount points that nobody else sees.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn cover(target: &Path) -> Result<()> {
+    mount::memory(target)
+}
+
+/// Takes away the tree at `target`; who has something of it open keeps that.
+///
+/// # Errors
+/// When nothing is mounted there.
+pub fn take_down(target: &Path) -> Result<()> {
+    mount::take_down(target)
+}
+
 /// What a guest is handed of a tree that is (or will be) at `target`.
 #[must_use]
 pub fn preopen(target: &Path) -> Preopen {

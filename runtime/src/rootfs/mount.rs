@@ -59,13 +59,28 @@ fn overlay_by_string(layers: &[PathBuf], upper: &Path, work: &Path, target: &Pat
         .map_err(|e| RootfsError::io("mount the layers at", target)(e.into()))
 }
 
+/// Mounts an empty file system in memory at `target`.
+pub(super) fn memory(target: &Path) -> Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", target, "tmpfs", flags, Some(c"mode=0700,size=16m"))
+        .map_err(|e| RootfsError::io("mount memory at", target)(e.into()))
+}
+
+/// Unmounts all that is at `target` and below.
+pub(super) fn take_down(target: &Path) -> Result<()> {
+    use rustix::mount::{UnmountFlags, unmount};
+    unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        .map_err(|e| RootfsError::io("unmount", target)(e.into()))
+}
+
 /// Shows the directory `source` at `target`.
 pub(super) fn bind_at(source: &Path, target: &Path) -> Result<()> {
     attach(&clone_tree(source)?, target)
 }
 
 /// A new file system in memory that is mounted nowhere yet (ramfs: what is in it is never swapped out).
-pub(super) fn memory() -> Result<OwnedFd> {
+pub(super) fn secret_memory() -> Result<OwnedFd> {
     let make = || {
         let fs = fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(fs.as_fd(), "mode", "0755")?;

@@ -44,7 +44,7 @@ pub(super) fn show(secrets: &[Secret], root: &Path) -> Result<()> {
     if shown.is_empty() {
         return Ok(());
     }
-    let memory = mount::memory()?;
+    let memory = mount::secret_memory()?;
     for (secret, _) in &shown {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(memory.as_fd(), &secret.id, flags, Mode::RUSR);

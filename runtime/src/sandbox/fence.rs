@@ -9,6 +9,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -68,6 +69,19 @@ pub struct Namespaces {
 /// # Errors
 /// When the system refuses, saying why; then nothing has changed.
 pub fn enter_namespaces() -> Result<Namespaces, String> {
+    // What is mounted on the machine later is nobody's business here.
+    enter(MountPropagationFlags::PRIVATE)
+}
+
+/// The same for a sandbox that lives as long as containers come: what is mounted on the machine later is seen there too.
+///
+/// # Errors
+/// As [`enter_namespaces`].
+pub fn enter_namespaces_to_stay() -> Result<Namespaces, String> {
+    enter(MountPropagationFlags::DOWNSTREAM)
+}
+
+fn enter(propagation: MountPropagationFlags) -> Result<Namespaces, String> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let rootless = !uid.is_root();
     let mut flags = UnshareFlags::NEWNS;
@@ -91,9 +105,7 @@ pub fn enter_namespaces() -> Result<Namespaces, String> {
         map("uid_map", format!("0 {} 1", uid.as_raw()))?;
         map("gid_map", format!("0 {} 1", gid.as_raw()))?;
     }
-    use rustix::mount::{MountPropagationFlags, mount_change};
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|e| format!("make mounts private: {e}"))?;
+    mount_change("/", propagation | MountPropagationFlags::REC).map_err(|e| format!("make mounts private: {e}"))?;
     Ok(Namespaces { rootless })
 }
 
@@ -112,7 +124,8 @@ pub fn raise(namespaces: &Result<Namespaces, String>, trees: &[&Path], low_ports
         Err(reason) => Fence::Missing(reason.clone()),
     };
     let no_new_privileges = rustix::thread::set_no_new_privs(true).map(|()| "set").into();
-    let capabilities = drop_capabilities(low_ports).map(|()| "dropped but for files").into();
+    let kept = if low_ports { "dropped but for files and low ports" } else { "dropped but for files" };
+    let capabilities = drop_capabilities(low_ports).map(|()| kept).into();
     let ports_known = landlock_knows_ports();
     let landlock: Fence = confine(trees, sockets).into();
     let seccomp: Fence = seccomp::apply(allow).map(|()| "allow list").into();

@@ -1,5 +1,5 @@
-//! The host process: the engine and the guests, behind the fences. Each container has a thread; the first thread takes
-//! the keeper's orders.
+//! The host process: the engine and the guests, behind the fences. The first thread takes the keeper's orders. Each
+//! container has a thread; where containers share the sandbox, their services share some.
 
 mod exec;
 
@@ -12,6 +12,8 @@ use crate::guest::account::Account;
 use crate::guest::cpu;
 use crate::guest::module::{self, Doors};
 use crate::guest::process::Loader;
+use crate::guest::programs::Programs;
+use crate::guest::service::Hall;
 use crate::guest::state::Surroundings;
 use crate::guest::stdio::{Channel, Input, Pipe};
 use crate::guest::storage::{Measure, Storage};
@@ -30,6 +32,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Everything that one container is made of on this side of the fork.
 #[derive(Debug)]
@@ -47,10 +51,10 @@ pub(super) struct Launch {
 }
 
 /// The host's life, from the fork to its end; it never returns to its caller's code. The first container starts when
-/// the keeper says that its tree is ready.
+/// the keeper says that its tree is ready; a sandbox that containers share has no first one.
 pub(super) fn run(
     socket: OwnedFd,
-    first: Launch,
+    first: Option<Launch>,
     namespaces: &Result<Namespaces, String>,
     trees: &[&Path],
     low_ports: bool,
@@ -58,11 +62,18 @@ pub(super) fn run(
     quiet_signals();
     quiet_errors();
     allow_many_files();
-    keep_only(&socket, &first);
+    keep_only(&socket, first.as_ref());
+    let shared = first.is_none();
     // Mapping code needs a path, and after the fences there is none.
-    let program = Program::map(&first.code, first.description.clone(), first.grants.http.max_instances);
-    let sockets = Sockets::needed(&first.grants, &first.description.imports);
-    let mut first = Some((first, program));
+    // Those who will share it may need whatever they like.
+    let sockets = first.as_ref().map_or_else(
+        || Sockets::Any("containers of all kinds may share it".to_owned()),
+        |first| Sockets::needed(&first.grants, &first.description.imports),
+    );
+    let mut first = first.map(|first| {
+        let program = Program::map(&first.code, first.description.clone(), first.grants.http.max_instances);
+        (first, program)
+    });
     // In a static program the random number generator finds no getrandom(2) by name and opens /dev/urandom; it keeps it.
     drop(wasmtime_wasi::WasiCtxBuilder::new());
     let fences = fence::raise(namespaces, trees, low_ports, &sockets);
@@ -72,22 +83,23 @@ pub(super) fn run(
     let mut deadlines = Deadlines::default();
     let asking = Asking::new(&socket);
     let rooms = Rooms::default();
+    let mut common = shared.then(InCommon::default);
     loop {
         while let Some((id, how)) = deadlines.pass(&socket) {
             if let Some(control) = running.get(&id).filter(|control| !control.has_ended()) {
                 control.time_out();
-                stop(&running, id, how, &socket);
+                stop(&running, id, how, &socket, shared);
             }
         }
         match wire::receive::<Order>(socket.as_fd(), RecvFlags::empty()) {
             Ok(Some((Order::Begin, _))) => {
                 if let Some((launch, program)) = first.take() {
                     deadlines.add(&launch);
-                    start(launch, program, &asking, &rooms, &mut running);
+                    start(launch, program, &asking, &rooms, None, &mut running);
                 }
             }
-            Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket),
-            Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket),
+            Ok(Some((Order::Stop(id), _))) => stop(&running, id, Stop::Gently, &socket, shared),
+            Ok(Some((Order::Kill(id), _))) => stop(&running, id, Stop::AtOnce, &socket, shared),
             Ok(Some((Order::Exec(order), fds))) => rooms.take(order, fds, &asking),
             Ok(Some((Order::Limit(id, change), _))) => {
                 if let Some(control) = running.get(&id) {
@@ -100,10 +112,11 @@ pub(super) fn run(
                 report(&socket, &Report::Counted { id, counted });
             }
             Ok(Some((Order::Answer { ticket, answer }, fds))) => asking.answered(ticket, answer, fds),
-            Ok(Some((Order::Run(order), fds))) => match joined(*order, fds, &sockets) {
+            Ok(Some((Order::Run(order), fds))) => match joined(*order, fds, &sockets, common.as_mut()) {
                 Ok((launch, program)) => {
                     deadlines.add(&launch);
-                    start(launch, program, &asking, &rooms, &mut running);
+                    running.retain(|_, control| !control.has_ended());
+                    start(launch, program, &asking, &rooms, common.as_mut(), &mut running);
                 }
                 Err((id, message)) => report(&socket, &Report::Ended { id, ending: Ending::told(126, message) }),
             },
@@ -138,32 +151,27 @@ fn allow_many_files() {
 }
 
 /// Closes every descriptor that is not the guest's business: the keeper's lock and pipes came along with the fork.
-fn keep_only(socket: &OwnedFd, launch: &Launch) {
-    let mut kept = vec![socket.as_raw_fd(), launch.code.as_raw_fd(), launch.output.as_raw_fd()];
-    kept.extend(launch.input.iter().chain(&launch.terminal).map(AsRawFd::as_raw_fd));
-    kept.extend(launch.reserved.iter().map(|r| r.socket().as_raw_fd()));
-    kept.sort_unstable();
+fn keep_only(socket: &OwnedFd, launch: Option<&Launch>) {
+    let mut kept = vec![socket.as_raw_fd()];
+    if let Some(launch) = launch {
+        kept.extend([launch.code.as_raw_fd(), launch.output.as_raw_fd()]);
+        kept.extend(launch.input.iter().chain(&launch.terminal).map(AsRawFd::as_raw_fd));
+        kept.extend(launch.reserved.iter().map(|r| r.socket().as_raw_fd()));
+    }
     // Standard error stays, for the last words of an engine that breaks down.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null).and_then(|()| rustix::stdio::dup2_stdout(&null));
     }
-    let mut from = 3;
-    for fd in kept.into_iter().map(i32::unsigned_abs).chain([u32::MAX]) {
-        if fd > from {
-            // SAFETY: no value that is used from here on owns a descriptor in this gap.
-            unsafe { libc::syscall(libc::SYS_close_range, from, fd - u32::from(fd != u32::MAX), 0) };
-        }
-        from = fd.saturating_add(1);
-    }
+    super::close_all_but(kept);
 }
 
 /// Asks a guest to end. One without doors is interrupted at once; but a WASI 0.1 program that sleeps does so in the
 /// engine's own thread, where nothing reaches it. When it is alone its process can end without it; among others it is
-/// given up.
-fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<OwnedFd>) {
+/// given up. In a sandbox that containers share, another may come at any moment.
+fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<OwnedFd>, shared: bool) {
     let Some(control) = running.get(&id).filter(|control| !control.has_ended()).cloned() else { return };
     control.stop(how);
-    let alone = running.iter().all(|(other, control)| *other == id || control.has_ended());
+    let alone = !shared && running.iter().all(|(other, control)| *other == id || control.has_ended());
     let socket = Arc::clone(socket);
     let watch = move || {
         std::thread::sleep(STUCK);
@@ -176,7 +184,10 @@ fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<
             _ => KILLED,
         };
         if control.give_up() {
-            report(&socket, &Report::Ended { id, ending: Ending::code(code) });
+            // What it listens at is free again, though its thread has the sockets for ever.
+            let _ = control.close_doors();
+            let ending = if alone { Ending::code(code) } else { Ending::told(code, ABANDONED.to_owned()) };
+            report(&socket, &Report::Ended { id, ending });
         }
         if alone {
             // SAFETY: this ends the process without running anything more of it.
@@ -187,8 +198,12 @@ fn stop(running: &HashMap<String, Control>, id: String, how: Stop, socket: &Arc<
     let _ = std::thread::Builder::new().name("watch".into()).stack_size(64 << 10).spawn(watch);
 }
 
+/// What is said of a container that did not come back from a call of the host.
+const ABANDONED: &str = "it was in a call of the host that does not return (a file that blocks, say), so its thread was \
+                         abandoned; what the call holds is held as long as the sandbox lives";
+
 /// How long an interrupted guest may take to be gone.
-const STUCK: std::time::Duration = std::time::Duration::from_millis(20);
+const STUCK: Duration = Duration::from_millis(20);
 
 fn report(socket: &OwnedFd, report: &Report) {
     // A keeper that is gone is noticed by the loop.
@@ -198,14 +213,32 @@ fn report(socket: &OwnedFd, report: &Report) {
 const CLOSED: &str = "this sandbox can open no such sockets as the container needs, since its first container needed none: begin a \
                       sandbox with the one that needs most, or give it a sandbox of its own";
 
+/// What the containers of a sandbox that they share have in common.
+#[derive(Debug, Default)]
+struct InCommon {
+    programs: Programs,
+    /// Set up for the first service.
+    hall: Option<Hall>,
+}
+
+impl InCommon {
+    fn hall(&mut self) -> std::io::Result<&Hall> {
+        match &mut self.hall {
+            Some(hall) => Ok(hall),
+            hall => Ok(hall.insert(Hall::open()?)),
+        }
+    }
+}
+
 /// Puts together a container that joins a running sandbox; no path can be opened any more, so its code is copied from
-/// the descriptor.
+/// the descriptor, once where containers share the sandbox.
 fn joined(
     order: wire::RunOrder,
     fds: Vec<OwnedFd>,
     sockets: &Sockets,
+    common: Option<&mut InCommon>,
 ) -> Result<(Launch, wasmtime::Result<Program>), (String, String)> {
-    let wire::RunOrder { id, spec, preopens, description, reserved } = order;
+    let wire::RunOrder { id, digest, spec, preopens, description, reserved } = order;
     let fail = |message: String| (id.clone(), message);
     let grants = Grants::from_spec(&spec).map_err(|e| fail(e.to_string()))?;
     if !sockets.include(&Sockets::needed(&grants, &description.imports)) {
@@ -219,7 +252,13 @@ fn joined(
     let terminal = if grants.terminal { Some(fds.next().ok_or_else(missing)?) } else { None };
     let reserved =
         reserved.into_iter().zip(fds).map(|(parts, socket)| Reservation::from_parts(parts, socket)).collect();
-    let program = Program::copy(&code, description.clone(), grants.http.max_instances);
+    let program = match common {
+        Some(common) => code
+            .try_clone()
+            .map_err(Into::into)
+            .and_then(|code| common.programs.get(&digest, code, description.clone())),
+        None => Program::copy(&code, description.clone(), grants.http.max_instances),
+    };
     Ok((Launch { id, grants, preopens, description, code, output, input, terminal, reserved }, program))
 }
 
@@ -228,44 +267,122 @@ fn start(
     program: wasmtime::Result<Program>,
     asking: &Asking,
     rooms: &Rooms,
+    common: Option<&mut InCommon>,
     running: &mut HashMap<String, Control>,
 ) {
-    let socket = asking.socket();
     let control = Control::default();
     let id = launch.id.clone();
     running.insert(id.clone(), control.clone());
-    let (reports, asking, rooms) = (Arc::clone(socket), asking.clone(), rooms.clone());
-    let spawned = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20).spawn(move || {
-        let id = launch.id.clone();
-        let timeout = launch.grants.limits.timeout;
-        let mut ending = live(launch, program, &control, &asking, &rooms);
+    let life = Life { id: id.clone(), timeout: launch.grants.limits.timeout, control, asking: asking.clone() };
+    let rooms = rooms.clone();
+    let shares = launch.grants.limits.cpu_shares;
+    let takes = |program: &wasmtime::Result<Program>| program.as_ref().is_ok_and(|p| Hall::takes(p, shares));
+    let spawned = match common.filter(|_| takes(&program)) {
+        Some(common) => common.hall().map(|hall| {
+            let places = hall.places();
+            drop(hall.runtime().spawn(async move {
+                let ending = live_in_hall(launch, program, &life, &rooms, places).await;
+                life.end(ending, &rooms);
+            }));
+        }),
+        None => {
+            let guest = std::thread::Builder::new().name("guest".into()).stack_size(1 << 20);
+            let live = move || {
+                let ending = live(launch, program, &life, &rooms);
+                life.end(ending, &rooms);
+            };
+            guest.spawn(live).map(drop)
+        }
+    };
+    if let Err(e) = spawned {
+        let ending = Ending::told(126, format!("cannot start a thread for the guest: {e}"));
+        report(asking.socket(), &Report::Ended { id, ending });
+    }
+}
+
+/// What is known of a container from its beginning to its end.
+struct Life {
+    id: String,
+    timeout: Option<Duration>,
+    control: Control,
+    asking: Asking,
+}
+
+impl Life {
+    /// Says that its first instruction is next.
+    fn started(&self, ports: Vec<(Port, SocketAddr)>) {
+        report(self.asking.socket(), &Report::Started { id: self.id.clone(), ports });
+    }
+
+    /// Says that it has ended, unless it has been given up.
+    fn end(self, mut ending: Ending, rooms: &Rooms) {
+        let Self { id, timeout, control, asking } = self;
         rooms.close(&id);
         if let Some(timeout) = timeout.filter(|_| control.has_timed_out()) {
             ending = Ending::told(TIMED_OUT, timed_out(timeout));
         }
         if control.end() {
-            report(&reports, &Report::Ended { id, ending });
+            report(asking.socket(), &Report::Ended { id, ending });
         }
-    });
-    if let Err(e) = spawned {
-        let ending = Ending::told(126, format!("cannot start a thread for the guest: {e}"));
-        report(socket, &Report::Ended { id, ending });
     }
 }
 
-fn live(
+/// A container that is ready to be run.
+struct Ready {
+    program: Program,
+    surroundings: Arc<Surroundings>,
+    /// Of a service.
+    listening: Listening,
+    /// Of a server that is handed its sockets.
+    doors: Doors,
+}
+
+fn live(launch: Launch, program: wasmtime::Result<Program>, life: &Life, rooms: &Rooms) -> Ending {
+    let ready = match ready(launch, program, life, rooms, false) {
+        Ok(ready) => ready,
+        Err(ending) => return ending,
+    };
+    let Ready { program, surroundings, listening, doors } = ready;
+    let ending = if program.kind().is_service() {
+        let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();
+        service::run(&program, &surroundings, &life.control, sockets, || life.started(ports))
+    } else {
+        let ports = surroundings.network.published().iter().map(|p| (p.port, p.host)).collect();
+        command::run(&program, &surroundings, &life.control, doors, || life.started(ports))
+    };
+    last_words(ending, &surroundings)
+}
+
+/// The same for a service that shares a runtime with others.
+async fn live_in_hall(
     launch: Launch,
     program: wasmtime::Result<Program>,
-    control: &Control,
-    asking: &Asking,
+    life: &Life,
     rooms: &Rooms,
+    places: Arc<Semaphore>,
 ) -> Ending {
-    let program = match program {
-        Ok(program) => program,
-        Err(e) => return Ending::told(126, format!("cannot map the compiled code: {e:#}")),
+    let Ready { program, surroundings, listening, .. } = match ready(launch, program, life, rooms, true) {
+        Ok(ready) => ready,
+        Err(ending) => return ending,
     };
+    let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();
+    let started = || life.started(ports);
+    let ending = service::run_in_hall(places, &program, &surroundings, &life.control, sockets, started).await;
+    last_words(ending, &surroundings)
+}
+
+fn ready(
+    launch: Launch,
+    program: wasmtime::Result<Program>,
+    life: &Life,
+    rooms: &Rooms,
+    in_hall: bool,
+) -> Result<Ready, Ending> {
+    let control = &life.control;
+    let program = program.map_err(|e| Ending::told(126, format!("cannot map the compiled code: {e:#}")))?;
     let Launch { id, mut grants, preopens, output, input, terminal, reserved, .. } = launch;
     let output = Pipe::new(output);
+    let output = if in_hall { output.giving_way() } else { output };
     control.hush(output.closer());
     let diagnostics = output.clone();
     if let Some(shares) = grants.limits.cpu_shares
@@ -279,14 +396,14 @@ fn live(
         let channel = if matches!(event, Event::Called(_)) { Channel::Note } else { Channel::Diagnostic };
         let _ = diagnostics.write(channel, format!("{event}\n").as_bytes());
     });
-    let beyond = asking.container(&id);
+    let beyond = life.asking.container(&id);
     let view = View::new(&grants, reserved, Arc::clone(&beyond) as Arc<dyn Outside>, tell);
     control.count_refusals(view.refusals());
     let loader = program.spawns().then(|| Arc::clone(&beyond) as Arc<dyn Loader>);
     let (input, stdio) = match terminal.map(exec::at_terminal).transpose() {
         Ok(Some((input, stdio))) => (Some(input), Some(stdio)),
         Ok(None) => (input.map(Input::new), None),
-        Err(e) => return Ending::told(126, format!("cannot hand over the terminal: {e}")),
+        Err(e) => return Err(Ending::told(126, format!("cannot hand over the terminal: {e}"))),
     };
     let (mut listening, mut doors) = (Listening::new(), Doors::new());
     let is_service = program.kind().is_service();
@@ -294,7 +411,7 @@ fn live(
         match listen(&view) {
             Ok(opened) if is_service => listening = opened,
             Ok(opened) => doors = handed(opened),
-            Err(message) => return Ending::told(126, message),
+            Err(message) => return Err(Ending::told(126, message)),
         }
     }
     if !doors.is_empty() {
@@ -309,16 +426,12 @@ fn live(
     let surroundings =
         Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio, loader, lent: None, account });
     rooms.open(&id, &surroundings, control);
-    let started = |ports: Vec<(Port, SocketAddr)>| report(asking.socket(), &Report::Started { id, ports });
-    let mut ending = if is_service {
-        let (sockets, ports) = listening.into_iter().map(|(port, host, socket)| (socket, (port, host))).unzip();
-        service::run(&program, &surroundings, control, sockets, || started(ports))
-    } else {
-        let ports = surroundings.network.published().iter().map(|p| (p.port, p.host)).collect();
-        command::run(&program, &surroundings, control, doors, || started(ports))
-    };
+    Ok(Ready { program, surroundings, listening, doors })
+}
+
+/// Writes down why a guest broke, where its user looks first.
+fn last_words(mut ending: Ending, surroundings: &Surroundings) -> Ending {
     if let Some(words) = &ending.message {
-        // Where its user looks first.
         let channel = if ending.out_of_memory { Channel::Diagnostic } else { Channel::Stderr };
         if ending.out_of_memory || ending.code == TRAPPED {
             let _ = surroundings.output.write(channel, format!("{words}\n").as_bytes());

@@ -1,7 +1,9 @@
 //! The keeper: the small side of a sandbox, which sees the host die and tells the truth about it.
 
 mod exec;
+mod pause;
 mod streams;
+mod wait;
 
 use super::asking::answers::{Answers, refuse_program};
 use super::log;
@@ -9,17 +11,18 @@ use super::outputs::Outputs;
 use super::snapshot::{Exit, Phase, Snapshot};
 use super::terminal::{Recorder, Terminal};
 use super::wire::{self, Order, Question, Report, RunOrder};
-use super::{Entry, Fences, SandboxError, join, mount_place, system, trees};
+use super::{Entry, Fences, SandboxError, join, mount_place, system};
 use crate::guest::{Counted, Ending, KILLED};
 use crate::network::peers;
 use crate::network::reserve::{Reservation, reserve};
 use crate::rootfs;
+pub(crate) use pause::PAUSED;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use streams::Streams;
@@ -33,13 +36,17 @@ pub struct Keeper(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     place: PathBuf,
+    /// Where the trees of its containers are mounted, each by its number.
+    trees: PathBuf,
     pid: Pid,
     pidfd: OwnedFd,
     socket: OwnedFd,
     /// Whether mounts need overlay's unprivileged form; `None` when there is no namespace.
     rootless: Option<bool>,
+    /// Whether containers come and go here, none of which the sandbox is of.
+    shared: bool,
     state: Mutex<State>,
-    /// Counts changes of the state, for those who wait.
+    /// Counts changes of the state, for those who wait for anything but one container.
     changed: watch::Sender<u64>,
 }
 
@@ -49,6 +56,8 @@ struct State {
     host_gone: bool,
     /// How many trees have been mounted after the first.
     mounted: usize,
+    /// Numbers of trees that are mounted no more.
+    free: Vec<usize>,
     containers: HashMap<String, Kept>,
     /// What is run inside them, by container and name.
     execs: HashMap<(String, String), exec::Exec>,
@@ -60,9 +69,11 @@ struct Kept {
     /// A container that has been asked to end at once ends with 137, however its host goes.
     killed: bool,
     waiting: Option<Entry>,
-    /// Which of the sandbox's trees is its own.
-    tree: usize,
-    pump: Option<std::thread::JoinHandle<()>>,
+    pump: Option<Pump>,
+    /// Whether somebody has asked for its end.
+    heard: bool,
+    /// Tells those who wait for what becomes of it.
+    changed: watch::Sender<()>,
     /// Its streams from outside.
     streams: Streams,
     /// What its sandbox may ask for it.
@@ -73,55 +84,87 @@ struct Kept {
     counted: (u64, Counted),
 }
 
-/// What is in the run directory of a container while it is paused.
-pub(crate) const PAUSED: &str = "paused";
+impl Kept {
+    fn lives(&self) -> bool {
+        matches!(self.snapshot.phase, Phase::Starting | Phase::Running)
+    }
+
+    fn is_over(&self) -> bool {
+        self.snapshot.settled && matches!(self.snapshot.phase, Phase::Ended(_))
+    }
+}
+
+/// What moves a container's output to its log, and is over when all of it is there.
+#[derive(Debug)]
+enum Pump {
+    /// A thread of its own.
+    Thread(std::thread::JoinHandle<()>),
+    /// A task, which has a thread while there is something to move.
+    Task(tokio::task::JoinHandle<()>),
+}
+
+/// What a new keeper knows of its sandbox.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub place: PathBuf,
+    pub trees: PathBuf,
+    pub pid: i32,
+    pub socket: OwnedFd,
+    pub rootless: Option<bool>,
+    pub shared: bool,
+}
 
 type FirstContainer = (String, PathBuf, String, Answers, Option<peers::Registered>, OwnedFd, log::To, Option<Recorder>);
 
-/// What follows the output of a container that was sent over, and that its peers know it.
-type Sent = (std::thread::JoinHandle<()>, Option<peers::Registered>, Option<Recorder>);
+/// What is sent over for a container, and what stays here.
+struct Handed {
+    order: Order,
+    /// The guest's end of the output pipe.
+    output: OwnedFd,
+    /// The guest's end of its terminal.
+    terminal: Option<OwnedFd>,
+    reserved: Vec<Reservation>,
+    pump: Pump,
+    peers: Option<peers::Registered>,
+    recorder: Option<Recorder>,
+}
 
 impl Keeper {
-    pub(super) fn new(
-        place: &Path,
-        pid: i32,
-        socket: OwnedFd,
-        rootless: Option<bool>,
-        (id, bundle, program, answers, peers, output, to, recorder): FirstContainer,
-    ) -> Result<Self, SandboxError> {
-        let streams = Streams::new(to.attach.outputs(), recorder);
+    pub(super) fn new(made: Made, first: Option<FirstContainer>) -> Result<Self, SandboxError> {
+        let Made { place, trees, pid, socket, rootless, shared } = made;
         let pid = Pid::from_raw(pid).ok_or(SandboxError::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(system("watch the host process"))?;
-        let kept = Kept {
-            snapshot: Snapshot {
+        let mut state = State::default();
+        if let Some((id, bundle, program, answers, peers, output, to, recorder)) = first {
+            let streams = Streams::new(to.attach.outputs(), recorder);
+            let snapshot = Snapshot {
                 phase: Phase::Starting,
                 pid: pid.as_raw_pid().unsigned_abs(),
                 bundle: bundle.clone(),
+                tree: 0,
                 started: None,
                 ports: vec![],
                 program,
                 asked: false,
                 settled: false,
-            },
-            killed: false,
-            waiting: None,
-            tree: 0,
-            pump: Some(pump(output, bundle, to, streams.outputs.clone())?),
-            streams,
-            answers,
-            peers,
-            counted: (0, Counted::default()),
-        };
-        let state = State { containers: HashMap::from([(id, kept)]), ..State::default() };
-        Ok(Self(Arc::new(Inner {
-            place: place.to_owned(),
-            pid,
-            pidfd,
-            socket,
-            rootless,
-            state: Mutex::new(state),
-            changed: watch::Sender::new(0),
-        })))
+            };
+            let kept = Kept {
+                snapshot,
+                killed: false,
+                waiting: None,
+                pump: Some(pump(output, bundle, to, streams.outputs.clone(), false)?),
+                heard: false,
+                changed: watch::Sender::new(()),
+                streams,
+                answers,
+                peers,
+                counted: (0, Counted::default()),
+            };
+            state.containers.insert(id, kept);
+        }
+        let changed = watch::Sender::new(0);
+        let state = Mutex::new(state);
+        Ok(Self(Arc::new(Inner { place, trees, pid, pidfd, socket, rootless, shared, state, changed })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -167,13 +210,14 @@ impl Keeper {
         self.state().containers.keys().cloned().collect()
     }
 
-    /// Adds a container to the running sandbox, created and not started: its tree is mounted when it starts.
+    /// Adds a container to the running sandbox, created and not started: its tree is mounted when it starts. With `told`,
+    /// its end is only heard of when [`Keeper::settle`] says that it is written down.
     ///
     /// # Errors
-    /// When the id is taken.
-    pub fn create(&self, entry: Entry) -> Result<(), SandboxError> {
+    /// When the id is taken by one that has not ended.
+    pub fn create(&self, entry: Entry, told: bool) -> Result<(), SandboxError> {
         let mut state = self.state();
-        if let Some(old) = state.containers.get(&entry.id) {
+        if let Some(old) = state.containers.get(&entry.id).filter(|old| !(told && old.is_over())) {
             return Err(SandboxError::Phase {
                 id: entry.id,
                 phase: old.snapshot.phase.word(),
@@ -184,25 +228,28 @@ impl Keeper {
             phase: Phase::Created,
             pid: self.host_pid(),
             bundle: entry.bundle.clone(),
+            tree: 0,
             started: None,
             ports: vec![],
             program: entry.code.digest.clone(),
             asked: false,
             // Nobody writes down the end of a container that is not of our own store.
-            settled: true,
+            settled: !told,
         };
         let id = entry.id.clone();
         let answers =
             Answers::new(entry.store.clone(), entry.grants.egress.clone(), entry.network.clone(), &entry.bundle);
+        let streams = Streams::new(entry.attach.outputs(), None);
         state.containers.insert(
             id,
             Kept {
                 snapshot,
                 killed: false,
                 waiting: Some(entry),
-                tree: 0,
                 pump: None,
-                streams: Streams::default(),
+                heard: false,
+                changed: watch::Sender::new(()),
+                streams,
                 answers,
                 peers: None,
                 counted: (0, Counted::default()),
@@ -216,50 +263,67 @@ impl Keeper {
     /// # Errors
     /// When it was started before, a port is in use, or a mount fails.
     pub fn start(&self, id: &str) -> Result<(), SandboxError> {
-        let mut state = self.state();
-        let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
-        let phase = kept.snapshot.phase.word();
-        let Some(entry) = kept.waiting.take() else {
-            return Err(SandboxError::Phase { id: id.to_owned(), phase, wanted: "started" });
+        let (entry, outputs, tree) = {
+            let mut state = self.state();
+            let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
+            let phase = kept.snapshot.phase.word();
+            let Some(entry) = kept.waiting.take() else {
+                return Err(SandboxError::Phase { id: id.to_owned(), phase, wanted: "started" });
+            };
+            let outputs = kept.streams.outputs.clone();
+            // The host may say that it has started before we are told that it has it.
+            kept.snapshot.phase = Phase::Starting;
+            let tree = state.free.pop().unwrap_or(state.mounted + 1);
+            state.mounted = state.mounted.max(tree);
+            (entry, outputs, tree)
         };
-        let outputs = kept.streams.outputs.clone();
-        state.mounted += 1;
-        let tree = state.mounted;
-        let sent = self.send_over(&entry, tree, outputs);
-        let Some(kept) = state.containers.get_mut(id) else { return Err(SandboxError::NoContainer(id.to_owned())) };
-        match sent {
-            Ok((pump, peers, recorder)) => {
-                kept.snapshot.phase = Phase::Starting;
-                kept.tree = tree;
-                kept.pump = Some(pump);
-                kept.streams.recorder = recorder;
-                kept.peers = peers;
-                Ok(())
-            }
-            Err(error) => {
-                // It can be tried again, when the port is free, say.
-                kept.waiting = Some(entry);
-                Err(error)
-            }
+        // Others are started at the same time.
+        let handed = match self.prepare(&entry, tree, outputs) {
+            Ok(handed) => handed,
+            Err(error) => return Err(self.not_started(id, entry, tree, error)),
+        };
+        let Handed { order, output, terminal, reserved, pump, peers, recorder } = handed;
+        {
+            let mut state = self.state();
+            let Some(kept) = state.containers.get_mut(id) else { return Err(SandboxError::NoContainer(id.to_owned())) };
+            // Before the host has heard of it, and may say that it has ended.
+            kept.snapshot.tree = tree;
+            kept.pump = Some(pump);
+            kept.streams.recorder = recorder;
+            kept.peers = peers;
         }
+        let mut fds = vec![entry.code.file.as_fd(), output.as_fd()];
+        fds.extend(entry.input.as_ref().map(AsFd::as_fd));
+        fds.extend(terminal.as_ref().map(AsFd::as_fd));
+        fds.extend(reserved.iter().map(|r| r.socket().as_fd()));
+        let sent = wire::send(self.0.socket.as_fd(), &order, &fds);
+        sent.map_err(|e| self.not_started(id, entry, tree, system("hand the container to its sandbox")(e)))
     }
 
-    /// Mounts the tree of the sandbox's `n`th container and sends it over; what follows its output is returned.
-    fn send_over(&self, entry: &Entry, n: usize, outputs: Outputs) -> Result<Sent, SandboxError> {
+    /// Undoes what was done for a container that did not start. It can be tried again, when the port is free, say.
+    fn not_started(&self, id: &str, entry: Entry, tree: usize, error: SandboxError) -> SandboxError {
+        if let Some(kept) = self.state().containers.get_mut(id) {
+            kept.waiting = Some(entry);
+            kept.snapshot.phase = Phase::Created;
+            (kept.pump, kept.peers, kept.streams.recorder) = (None, None, None);
+        }
+        self.take_down(tree);
+        error
+    }
+
+    /// Mounts the tree of the sandbox's `n`th container, and puts together what is sent over.
+    fn prepare(&self, entry: &Entry, n: usize, outputs: Outputs) -> Result<Handed, SandboxError> {
         let rootless = self.0.rootless.ok_or(SandboxError::NoRoom)?;
         let reserved = reserve(&entry.grants, entry.code.description.opens())?;
-        let tree = mount_place(&trees(&self.0.place), n)?;
+        let tree = mount_place(&self.0.trees, n)?;
         let preopens = vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?];
         let (output, writer) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
         let spec = entry.grants.to_spec().map_err(|e| system("describe the container")(std::io::Error::other(e)))?;
-        let mut fds = vec![entry.code.file.as_fd(), writer.as_fd()];
-        fds.extend(entry.input.as_ref().map(AsFd::as_fd));
         let terminal = entry.grants.terminal.then(Terminal::open).transpose().map_err(system("make a terminal"))?;
-        fds.extend(terminal.as_ref().map(|(_, guest)| guest.as_fd()));
-        fds.extend(reserved.iter().map(|r| r.socket().as_fd()));
         let order = Order::Run(Box::new(RunOrder {
             id: entry.id.clone(),
+            digest: entry.code.digest.clone(),
             spec,
             preopens,
             description: entry.code.description.clone(),
@@ -267,16 +331,15 @@ impl Keeper {
         }));
         let recorder = record(terminal.as_ref().map(|(ours, _)| ours), &writer)?;
         let to = log::To { attach: entry.attach.clone(), log: entry.log };
-        let pump = pump(output, entry.bundle.clone(), to, outputs)?;
+        let pump = pump(output, entry.bundle.clone(), to, outputs, self.0.shared)?;
         let peers = join(&entry.id, &entry.bundle, &entry.grants, entry.network.as_deref())?;
-        wire::send(self.0.socket.as_fd(), &order, &fds).map_err(system("hand the container to its sandbox"))?;
-        Ok((pump, peers, recorder))
+        let terminal = terminal.map(|(_, guest)| guest);
+        Ok(Handed { order, output: writer, terminal, reserved, pump, peers, recorder })
     }
 
     /// Whether one container at most lives in this sandbox.
     pub(super) fn alone(&self) -> bool {
-        let lives = |kept: &&Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
-        self.state().containers.values().filter(lives).count() <= 1
+        !self.0.shared && self.state().containers.values().filter(|kept| kept.lives()).count() <= 1
     }
 
     /// Gives up the memory that starting took and idling does not need, in both processes.
@@ -302,8 +365,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Ends a container at once. When it is alone its host process is killed, which nothing can hold up; among others
-    /// it is trapped.
+    /// Ends a container at once. When it is alone its host process is killed, which nothing can hold up; among others, or
+    /// where others may come, it is trapped.
     ///
     /// # Errors
     /// When it is not in this sandbox.
@@ -313,8 +376,7 @@ impl Keeper {
             let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
             kept.killed = true;
             kept.snapshot.asked = true;
-            let lives = |kept: &Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
-            state.containers.iter().all(|(other, kept)| other == id || !lives(kept))
+            !self.0.shared && state.containers.iter().all(|(other, kept)| other == id || !kept.lives())
         };
         if alone {
             self.kill_host();
@@ -322,53 +384,6 @@ impl Keeper {
             let _ = wire::send(self.0.socket.as_fd(), &Order::Kill(id.to_owned()), &[]);
         }
         Ok(())
-    }
-
-    /// Holds a running container where it is, host calls and all: its process is stopped (SIGSTOP), so what comes to its
-    /// ports waits in the kernel.
-    ///
-    /// # Errors
-    /// When it does not run, or shares its sandbox with others that do.
-    pub fn pause(&self, id: &str) -> Result<(), SandboxError> {
-        let phase = self.look(id)?.phase;
-        if phase != Phase::Running {
-            return Err(SandboxError::Phase { id: id.to_owned(), phase: phase.word(), wanted: "paused" });
-        }
-        if self.is_paused() {
-            return Err(SandboxError::Phase { id: id.to_owned(), phase: "paused", wanted: "paused again" });
-        }
-        let lives = |kept: &Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
-        if self.state().containers.iter().any(|(other, kept)| other != id && lives(kept)) {
-            return Err(SandboxError::Shared(id.to_owned()));
-        }
-        std::fs::write(self.0.place.join(PAUSED), []).map_err(system("write down that it is paused"))?;
-        pidfd_send_signal(&self.0.pidfd, Signal::STOP).map_err(system("stop the host process"))
-    }
-
-    /// Lets a paused container go on.
-    ///
-    /// # Errors
-    /// When it is not paused.
-    pub fn unpause(&self, id: &str) -> Result<(), SandboxError> {
-        let phase = self.look(id)?.phase;
-        if !self.is_paused() {
-            return Err(SandboxError::Phase { id: id.to_owned(), phase: phase.word(), wanted: "unpaused" });
-        }
-        self.resume();
-        Ok(())
-    }
-
-    /// Whether the sandbox is paused.
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        self.0.place.join(PAUSED).exists()
-    }
-
-    fn resume(&self) {
-        if self.is_paused() {
-            let _ = pidfd_send_signal(&self.0.pidfd, Signal::CONT);
-            let _ = std::fs::remove_file(self.0.place.join(PAUSED));
-        }
     }
 
     /// Ends the host process and every guest in it.
@@ -403,83 +418,13 @@ impl Keeper {
         }
     }
 
-    /// Waits until the container's first instruction is next, or it has ended without.
-    ///
-    /// # Errors
-    /// When it is not in this sandbox.
-    pub async fn started(&self, id: &str) -> Result<Snapshot, SandboxError> {
-        self.until(id, |s| matches!(s.phase, Phase::Running | Phase::Ended(_))).await
-    }
-
-    /// Waits until the container has ended.
-    ///
-    /// # Errors
-    /// When it is not in this sandbox.
-    pub async fn wait(&self, id: &str) -> Result<Snapshot, SandboxError> {
-        self.until(id, |s| matches!(s.phase, Phase::Ended(_))).await
-    }
-
-    /// Waits until the container has ended and its end is written down.
-    ///
-    /// # Errors
-    /// When it is not in this sandbox.
-    pub async fn wait_settled(&self, id: &str) -> Result<Snapshot, SandboxError> {
-        self.until(id, |s| s.settled && matches!(s.phase, Phase::Ended(_))).await
-    }
-
-    /// What has been counted of a container since its start; `None` for one that does not run.
-    ///
-    /// # Errors
-    /// When it is not in this sandbox.
-    pub async fn counted(&self, id: &str) -> Result<Option<Counted>, SandboxError> {
-        let mut changes = self.0.changed.subscribe();
-        let asked = self.last_counted(id)?.0;
-        if matches!(self.look(id)?.phase, Phase::Created | Phase::Ended(_)) {
-            return Ok(None);
-        }
-        if self.is_paused() {
-            // Its host stands still: nothing has been counted since.
-            return Ok(Some(self.last_counted(id)?.1));
-        }
-        let _ = wire::send(self.0.socket.as_fd(), &Order::Count(id.to_owned()), &[]);
-        loop {
-            let (answered, counted) = self.last_counted(id)?;
-            if answered > asked {
-                return Ok(Some(counted));
-            }
-            if matches!(self.look(id)?.phase, Phase::Ended(_)) {
-                return Ok(None);
-            }
-            if changes.changed().await.is_err() {
-                return Err(SandboxError::Gone);
-            }
-        }
-    }
-
-    fn last_counted(&self, id: &str) -> Result<(u64, Counted), SandboxError> {
-        let state = self.state();
-        let kept = state.containers.get(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
-        Ok(kept.counted.clone())
-    }
-
-    /// Says that a container's end is written down.
-    pub fn settle(&self, id: &str) {
-        if let Some(kept) = self.state().containers.get_mut(id) {
-            kept.snapshot.settled = true;
-        }
-        self.bump();
-    }
-
-    async fn until(&self, id: &str, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, SandboxError> {
-        let mut changes = self.0.changed.subscribe();
-        loop {
-            let snapshot = self.look(id)?;
-            if done(&snapshot) {
-                return Ok(snapshot);
-            }
-            if changes.changed().await.is_err() {
-                return Err(SandboxError::Gone);
-            }
+    /// Forgets a container that has ended at this moment, if it has not been started again.
+    pub(crate) fn forget(&self, id: &str, at: jiff::Timestamp) {
+        let mut state = self.state();
+        let same = |kept: &Kept| matches!(&kept.snapshot.phase, Phase::Ended(exit) if exit.at == at);
+        if state.containers.get(id).is_some_and(same) {
+            state.containers.remove(id);
+            state.execs.retain(|(container, _), _| container != id);
         }
     }
 
@@ -558,6 +503,7 @@ impl Keeper {
                     kept.snapshot.phase = Phase::Running;
                     kept.snapshot.started = Some(jiff::Timestamp::now());
                     kept.snapshot.ports = ports;
+                    kept.changed.send_replace(());
                 }
             }
             Report::Listens { id, protocol, port, real } => {
@@ -569,6 +515,7 @@ impl Keeper {
             Report::Counted { id, counted } => {
                 if let Some(kept) = self.state().containers.get_mut(&id) {
                     kept.counted = (kept.counted.0 + 1, counted);
+                    kept.changed.send_replace(());
                 }
             }
             Report::Exec { id, exec, news } => self.exec_news(id, exec, news),
@@ -583,12 +530,32 @@ impl Keeper {
             Some(kept) => (kept.pump.take(), kept.streams.recorder.take()),
             None => (None, None),
         };
-        if let Some(recorder) = recorder {
-            recorder.finish();
+        let finish = move || recorder.map(Recorder::finish);
+        match pump {
+            Some(Pump::Thread(thread)) => {
+                finish();
+                let _ = thread.join();
+            }
+            Some(Pump::Task(task)) => {
+                let (this, id) = (self.clone(), id.to_owned());
+                tokio::spawn(async move {
+                    // It may wait for the task.
+                    let _ = tokio::task::spawn_blocking(finish).await;
+                    let _ = task.await;
+                    this.ended(&id, ending);
+                    this.bump();
+                });
+                return;
+            }
+            None => drop(finish()),
         }
-        if let Some(pump) = pump {
-            let _ = pump.join();
-        }
+        self.ended(id, ending);
+    }
+
+    fn ended(&self, id: &str, ending: Ending) {
+        // What is run inside it ends before its tree goes.
+        self.end_execs(id);
+        let mut tree = 0;
         if let Some(kept) = self.state().containers.get_mut(id) {
             let Ending { code, out_of_memory, message } = ending;
             let code = match kept.streams.pressed {
@@ -598,8 +565,30 @@ impl Keeper {
             };
             kept.snapshot.phase = Phase::Ended(Exit { code, out_of_memory, at: jiff::Timestamp::now(), message });
             kept.peers = None;
+            kept.changed.send_replace(());
+            tree = kept.snapshot.tree;
         }
-        self.end_execs(id);
+        if tree > 0 {
+            self.take_down(tree);
+        }
+    }
+
+    /// Takes down a tree that was mounted after the first; its number is free when that is done.
+    fn take_down(&self, tree: usize) {
+        if self.0.rootless.is_none() {
+            return;
+        }
+        let this = self.clone();
+        let work = move || {
+            if rootfs::take_down(&this.0.trees.join(tree.to_string())).is_ok() {
+                this.state().free.push(tree);
+            }
+        };
+        // The kernel waits a millisecond or more until nobody looks at the mount any more.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(work)),
+            Err(_) => work(),
+        }
     }
 
     /// The socket's end is the host's death or just before it.
@@ -611,8 +600,7 @@ impl Keeper {
         let orphans: Vec<String> = {
             let mut state = self.state();
             state.host_gone = true;
-            let running = |kept: &Kept| matches!(kept.snapshot.phase, Phase::Starting | Phase::Running);
-            state.containers.iter().filter(|(_, k)| running(k)).map(|(id, _)| id.clone()).collect()
+            state.containers.iter().filter(|(_, kept)| kept.lives()).map(|(id, _)| id.clone()).collect()
         };
         for id in orphans {
             let ending = match status.as_ref().and_then(|s| s.terminating_signal()) {
@@ -635,15 +623,15 @@ pub(super) fn record(terminal: Option<&Terminal>, output: &OwnedFd) -> Result<Op
     terminal.map(record).transpose().map_err(system("start the terminal's thread"))
 }
 
-fn pump(
-    output: OwnedFd,
-    bundle: PathBuf,
-    to: log::To,
-    outputs: Outputs,
-) -> Result<std::thread::JoinHandle<()>, SandboxError> {
+fn pump(output: OwnedFd, bundle: PathBuf, to: log::To, outputs: Outputs, shared: bool) -> Result<Pump, SandboxError> {
+    if shared {
+        let flow = log::Flow::new(output, bundle, &to, outputs).map_err(system("watch the output pipe"))?;
+        return Ok(Pump::Task(tokio::spawn(flow.go_on())));
+    }
     std::thread::Builder::new()
         .name("log".into())
         .stack_size(128 << 10)
-        .spawn(move || log::pump(output, &bundle, &to, outputs))
+        .spawn(move || log::pump(output, bundle, &to, outputs))
+        .map(Pump::Thread)
         .map_err(system("start the log's thread"))
 }

@@ -35,7 +35,7 @@ use crate::network::reserve::{PortInUse, reserve};
 use crate::rootfs::{self, RootfsError};
 use crate::store::Store;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// A sandbox or a container in it that could not be made.
@@ -64,6 +64,12 @@ pub enum SandboxError {
          cannot be given more directories; give the container a sandbox of its own"
     )]
     NoRoom,
+    /// A sandbox that cannot be shared.
+    #[error(
+        "a sandbox that containers share needs a mount namespace, which this system refuses ({0}): leave --sandbox out, and \
+         the container gets a sandbox of its own"
+    )]
+    NoSharing(String),
     /// A container that cannot be held up alone.
     #[error(
         "container {0} shares its sandbox with others that run, which would be paused with it; pause the sandbox's \
@@ -134,7 +140,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
     let low_ports = entry.grants.published.iter().any(|p| p.host.port() > 0 && p.host.port() < 1024)
         || (entry.grants.network == crate::grants::Network::Host
             && entry.grants.ports().iter().any(|p| p.number < 1024 && p.protocol == Protocol::Tcp));
-    let trees = trees(place);
+    let trees = place.parent().unwrap_or(place).join(TREES);
     let tree = mount_place(&trees, 0)?;
     let namespaces = fence::enter_namespaces();
     // Mounting takes as long as the host takes to get ready, so the two go on side by side: the host waits for the tree.
@@ -142,7 +148,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         Ok(_) => vec![rootfs::preopen(&tree)],
         Err(_) => rootfs::fallback(&entry.grants, &entry.bundle)?,
     };
-    let mut visible: Vec<PathBuf> = vec![trees];
+    let mut visible: Vec<PathBuf> = vec![trees.clone()];
     if namespaces.is_err() {
         visible.extend(preopens.iter().map(|p| p.host.clone()));
     }
@@ -174,7 +180,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         0 => {
             drop((ours, output));
             let visible: Vec<&Path> = visible.iter().map(PathBuf::as_path).collect();
-            host::run(theirs, launch, &namespaces, &visible, low_ports)
+            host::run(theirs, Some(launch), &namespaces, &visible, low_ports)
         }
         pid => {
             drop(theirs);
@@ -189,8 +195,46 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
             let recorder = keeper::record(ours_of_terminal.as_ref(), &launch.output)?;
             drop(launch);
             wire::send(ours.as_fd(), &wire::Order::Begin, &[]).map_err(|_| SandboxError::Gone)?;
-            let rootless = namespaces.map(|n| n.rootless).ok();
-            Keeper::new(place, pid, ours, rootless, (id, bundle, digest, answers, peers, output, to, recorder))
+            let made = keeper::Made {
+                place: place.to_owned(),
+                trees,
+                pid,
+                socket: ours,
+                rootless: namespaces.map(|n| n.rootless).ok(),
+                shared: false,
+            };
+            Keeper::new(made, Some((id, bundle, digest, answers, peers, output, to, recorder)))
+        }
+    }
+}
+
+/// Makes a sandbox that containers share, with none in it yet. `place` is a directory of its own in the run directory, and
+/// `trees` where every sandbox mounts its containers' trees.
+///
+/// To be called while this process has one thread: it enters namespaces and forks. The host process never returns
+/// from here.
+///
+/// # Errors
+/// When there is no mount namespace to be had, or the system refuses; then nothing is left.
+pub fn launch_shared(place: &Path, trees: &Path) -> Result<Keeper, SandboxError> {
+    std::fs::create_dir_all(trees).map_err(system("make the sandbox's directory"))?;
+    let namespaces = fence::enter_namespaces_to_stay();
+    let rootless = namespaces.clone().map_err(SandboxError::NoSharing)?.rootless;
+    // As many mount points as containers come, of which nothing is left when the namespace goes.
+    rootfs::cover(trees)?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(system("make the control socket"))?;
+    // SAFETY: this process has one thread, so the child may go on as its parent would.
+    match unsafe { libc::fork() } {
+        -1 => Err(system("fork the host process")(std::io::Error::last_os_error())),
+        0 => {
+            drop(ours);
+            // Which ports its containers will publish is not known yet.
+            host::run(theirs, None, &namespaces, &[trees], true)
+        }
+        pid => {
+            let (place, trees) = (place.to_owned(), trees.to_owned());
+            Keeper::new(keeper::Made { place, trees, pid, socket: ours, rootless: Some(rootless), shared: true }, None)
         }
     }
 }
@@ -219,11 +263,9 @@ fn join(
     joined.map(Some).map_err(|e| system("join the network")(std::io::Error::other(e)))
 }
 
-/// Where every sandbox mounts its containers' trees, each in its own namespace: empty for everybody else. One place for
-/// all, since a mount point that is to be removed must be unmounted first, and that takes a millisecond.
-fn trees(place: &Path) -> PathBuf {
-    place.parent().unwrap_or(place).join("trees")
-}
+/// Where in the run directory every sandbox mounts its containers' trees, each in its own namespace: empty for everybody
+/// else. One place for all, since a mount point that is to be removed must be unmounted first, and that takes a millisecond.
+pub const TREES: &str = "trees";
 
 /// The directory for the tree of a sandbox's `n`th container.
 fn mount_place(trees: &Path, n: usize) -> Result<PathBuf, SandboxError> {
@@ -238,8 +280,23 @@ fn mount_place(trees: &Path, n: usize) -> Result<PathBuf, SandboxError> {
     }
 }
 
+/// Closes every descriptor behind the standard streams but these: a child of a fork has those of its parent.
+///
+/// To be called when nothing is used any more that has another.
+pub fn close_all_but(mut kept: Vec<RawFd>) {
+    kept.sort_unstable();
+    let mut from = 3;
+    for fd in kept.into_iter().map(i32::unsigned_abs).chain([u32::MAX]) {
+        if fd > from {
+            // SAFETY: no value that is used from here on owns a descriptor in this gap.
+            unsafe { libc::syscall(libc::SYS_close_range, from, fd - u32::from(fd != u32::MAX), 0) };
+        }
+        from = fd.saturating_add(1).max(from);
+    }
+}
+
 /// Unmaps this program's text, which is the same on disk: what runs on is mapped again when it is next needed, in
-/// pieces, and the rest is not kept in an idle sandbox's account.
+/// pieces, and the rest is not kept in an idle sandbox's account. Nor is memory that was freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn rest() {
     unsafe extern "C" {
@@ -251,6 +308,8 @@ fn rest() {
     let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
     let (start, end) = (start.next_multiple_of(page), end - end % page);
     if let Some(length) = end.checked_sub(start) {
+        // SAFETY: the allocator's own function, which takes no memory that is in use.
+        unsafe { libc::malloc_trim(0) };
         // SAFETY: between the two symbols of the linker lie headers, constants and text: private, read-only mappings of
         // the program's file, which reads the same when its pages are mapped anew.
         unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };

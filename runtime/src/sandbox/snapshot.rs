@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub pid: u32,
     /// Its bundle.
     pub bundle: PathBuf,
+    /// Which of the sandbox's trees is its own.
+    pub tree: usize,
     /// When its first instruction was next.
     pub started: Option<jiff::Timestamp>,
     /// Where the host listens for its ports.

@@ -79,6 +79,8 @@ pub(super) enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RunOrder {
     pub id: String,
+    /// The digest of its program's Wasm.
+    pub digest: String,
     pub spec: Spec,
     pub preopens: Vec<Preopen>,
     pub description: Description,

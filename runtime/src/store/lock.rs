@@ -2,7 +2,7 @@
 
 use super::{Result, StoreError};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -71,6 +71,12 @@ impl Lock {
     pub fn hand_on(self) -> std::io::Result<OwnedFd> {
         rustix::io::fcntl_setfd(&self.file, rustix::io::FdFlags::empty())?;
         Ok(self.file.into())
+    }
+
+    /// Its descriptor.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// The lock behind a descriptor that was handed on.

@@ -38,6 +38,42 @@ fn two_hundred_containers_run_at_once() {
 }
 
 #[test]
+#[ignore = "long: a thousand containers"]
+fn a_thousand_services_share_a_sandbox() {
+    const MANY: usize = 1000;
+    let store = Store::fresh(&["web"]);
+    let _ = store.sampan("run --rm web --no-such-flag").run();
+    let before = store.tree();
+    let names: Vec<String> = (0..MANY).map(|n| format!("box-{n}")).collect();
+    for name in &names {
+        store.sampan(format!("create --name {name} --sandbox many -p 8000 web")).ok();
+    }
+    let all = names.join(" ");
+    store.sampan(format!("start {all}")).ok();
+    let ports = store
+        .sampan(format!("inspect -f '{{{{(index (index .NetworkSettings.Ports \"8000/tcp\") 0).HostPort}}}}' {all}"))
+        .ok();
+    let ports: std::collections::BTreeSet<u16> = ports.lines().iter().map(|port| port.parse().unwrap()).collect();
+    assert_eq!(ports.len(), MANY, "each has a port of its own");
+    for port in ports {
+        sampan_tests::net::get(port, "/").expect(200);
+    }
+    assert_eq!(store.processes().len(), 2);
+    // One after the other comes and goes, and nothing of them stays in the sandbox.
+    let host = store.sampan("inspect -f {{.State.Pid}} box-0").ok().line();
+    let descriptors = || std::fs::read_dir(format!("/proc/{host}/fd")).unwrap().count();
+    let open = descriptors();
+    for name in &names[1..300] {
+        store.sampan(format!("restart {name}")).ok();
+    }
+    eventually("descriptors are given back", || descriptors() <= open + 10);
+    let mounts = std::fs::read_to_string(format!("/proc/{host}/mountinfo")).unwrap();
+    assert!(mounts.lines().filter(|line| line.contains("/trees/")).count() <= MANY + 10);
+    store.sampan(format!("rm -f {all}")).ok();
+    eventually("nothing is left", || store.tree() == before && store.processes().is_empty());
+}
+
+#[test]
 #[ignore = "long: hundreds of containers"]
 fn hundreds_of_short_runs_side_by_side_leave_nothing() {
     let store = Store::fresh(&["hello"]);

@@ -252,7 +252,7 @@ fn ours(record: &Record, status: &Status) -> Value {
         "Http": http,
     });
     let limits = limits(&record.limits);
-    json!({ "Program": program, "Keeper": keeper, "Grants": grants, "Limits": limits, "Fences": shown.map(fences) })
+    json!({ "Program": program, "Keeper": keeper, "Sandbox": record.sandbox, "Grants": grants, "Limits": limits, "Fences": shown.map(fences) })
 }
 
 /// The environment, in which a secret has a name and no value.
@@ -328,6 +328,7 @@ mod tests {
             env: vec!["HOSTNAME=h".into()],
             working_dir: "/".into(),
             labels: [("a".to_owned(), "b".to_owned())].into(),
+            sandbox: None,
             network: Network::Default,
             joined: None,
             published: [Publish::parse("8080:8000").unwrap(), Publish::parse("127.0.0.1::8000").unwrap()].concat(),
@@ -378,6 +379,7 @@ mod tests {
             }),
             program: "sha256:cd".into(),
             restarts: 2,
+            tree: 0,
             paused: true,
             health: Some(Health::default()),
         };

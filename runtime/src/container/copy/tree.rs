@@ -4,9 +4,9 @@ use super::CopyError;
 use crate::container::{Container, ContainerError, Result, Running, Status};
 use crate::grants::Grants;
 use crate::rootfs;
-use crate::sandbox::Fence;
 use crate::sandbox::aside::in_child;
 use crate::sandbox::fence::enter_namespaces;
+use crate::sandbox::{Fence, TREES};
 use crate::store::{Lock, Store, StoreError, files};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::UnshareFlags;
@@ -45,7 +45,9 @@ fn find(store: &Store, container: &Container) -> Result<(Tree, Option<Lock>)> {
         let tree = mounted(store, container, &running)?;
         // The process was its keeper when its tree was opened, only if it still is.
         return match container.status(store) {
-            Status::Running(still) if still.keeper == running.keeper => Ok((tree, None)),
+            Status::Running(still) if still.keeper == running.keeper && still.started == running.started => {
+                Ok((tree, None))
+            }
             _ => Err(ContainerError::NotRunning(container.record.id.clone())),
         };
     }
@@ -53,7 +55,7 @@ fn find(store: &Store, container: &Container) -> Result<(Tree, Option<Lock>)> {
     let lock = Lock::try_take(&container.dir.join("lock"))?
         .ok_or(ContainerError::Running { id, hint: "it starts or ends at this moment; try again" })?;
     let grants = Box::new(Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?);
-    let place = store.run_dir()?.join("trees").join("0");
+    let place = store.run_dir()?.join(TREES).join("0");
     std::fs::create_dir_all(&place).map_err(StoreError::io("create", &place))?;
     Ok((Tree::ToMount { grants, place }, Some(lock)))
 }
@@ -61,10 +63,10 @@ fn find(store: &Store, container: &Container) -> Result<(Tree, Option<Lock>)> {
 fn mounted(store: &Store, container: &Container, running: &Running) -> Result<Tree> {
     let has_namespace = running.fences.as_ref().is_none_or(|fences| matches!(fences.namespaces, Fence::Stands(_)));
     let path = if has_namespace {
-        let trees = store.run_dir()?.join("trees");
+        let trees = store.run_dir()?.join(TREES);
         // Links on the way are to be ours, and not those of another root.
         let trees = trees.canonicalize().map_err(StoreError::io("follow", trees))?;
-        let trees = trees.strip_prefix("/").unwrap_or(&trees).join("0");
+        let trees = trees.strip_prefix("/").unwrap_or(&trees).join(running.tree.to_string());
         Path::new("/proc").join(running.keeper.to_string()).join("root").join(trees)
     } else {
         let grants = Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?;

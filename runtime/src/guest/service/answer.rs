@@ -154,7 +154,7 @@ impl Exchange {
     {
         match &self.service.way {
             Way::Fresh(instances) => {
-                let room = super::place(&self.service.room).await.map_err(|_| Failure::Crowded)?;
+                let room = self.service.room.place().await.map_err(|_| Failure::Crowded)?;
                 let (guest, answered) = instances.call(request, room);
                 self.attend(guest, answered, upload).await
             }
@@ -270,7 +270,7 @@ impl Exchange {
             let line = access.line(bytes, whole);
             let _ = self.service.surroundings.output.write(Channel::Stdout, line.as_bytes());
         }
-        let (Some(guest), Ok(runtime)) = (guest, tokio::runtime::Handle::try_current()) else { return };
+        let (Some(guest), Ok(_)) = (guest, tokio::runtime::Handle::try_current()) else { return };
         let timeout = match self.timeout() {
             _ if !whole => ALONE,
             Duration::ZERO => AFTERWARDS,
@@ -282,7 +282,7 @@ impl Exchange {
             uri: self.uri.clone(),
             access: None,
         };
-        runtime.spawn(async move {
+        self.service.tasks.spawn(async move {
             match tokio::time::timeout(timeout, guest).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => exchange.failed(&error),

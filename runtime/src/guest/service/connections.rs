@@ -2,11 +2,12 @@
 
 use super::Service;
 use super::answer::answer;
+use super::tasks::Tasks;
 use super::ticker::TICK;
 use crate::guest::Stop;
 use crate::network::own;
 use crate::network::traffic::Counted;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::net::SocketAddr;
@@ -30,11 +31,11 @@ const PING: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// How connections are served.
-pub(super) type Server = auto::Builder<TokioExecutor>;
+pub(super) type Server = auto::Builder<Tasks>;
 
 /// hyper, with limits.
-pub(super) fn server() -> Server {
-    let mut server = auto::Builder::new(TokioExecutor::new());
+pub(super) fn server(tasks: Tasks) -> Server {
+    let mut server = auto::Builder::new(tasks);
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES).max_headers(HEADERS);
     server
         .http2()
@@ -102,14 +103,14 @@ fn wait(service: &Service, waiting: &mut bool, why: &dyn std::fmt::Display) {
 
 /// How many connections there may be, so that descriptors are left for guests: for the root directory of each of so many
 /// instances, and some files; half of all if they are few.
-pub(super) fn places(instances: usize) -> usize {
+pub(super) fn places(instances: u32) -> usize {
     use rustix::process::{Resource, getrlimit};
     const MOST: usize = 1 << 20;
     const FILES: usize = 64;
     const STANDARD: usize = 3;
     let limit = getrlimit(Resource::Nofile).current.map_or(MOST, |limit| usize::try_from(limit).unwrap_or(MOST));
     let free = limit.saturating_sub(STANDARD + own::open().count());
-    free.saturating_sub((instances + FILES).min(free / 2)).clamp(1, MOST)
+    free.saturating_sub((instances as usize + FILES).min(free / 2)).clamp(1, MOST)
 }
 
 /// Whether it is about one connection that was given up before it was taken.
@@ -129,11 +130,11 @@ fn serve(
     let _ = stream.set_nodelay(true);
     let counted = service.figures.connection();
     let stream = Counted::new(stream, service.surroundings.network.traffic());
-    let service = Arc::clone(service);
+    let (service, tasks) = (Arc::clone(service), service.tasks.clone());
     let each = hyper::service::service_fn(move |request| answer(Arc::clone(&service), peer, request));
     let connection = server.serve_connection(TokioIo::new(stream), each).into_owned();
     let connection = connections.watch(connection);
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         // What went wrong with one connection is its client's to know.
         let _ = connection.await;
         drop((counted, place));

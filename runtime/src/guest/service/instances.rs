@@ -1,6 +1,7 @@
 //! Instances of WASI 0.2: a fresh one for each request, so that no state leaks between requests, or one for several in
 //! turn where that was asked for. A service without requests has none.
 
+use super::Place;
 use super::figures::Figures;
 use super::ticker::{self, Ticker};
 use crate::guest::state::{ComponentState, Surroundings};
@@ -53,11 +54,13 @@ struct Instance {
     store: Store<ComponentState>,
     proxy: Proxy,
     served: u32,
+    /// Its place in a pool that several services share, also while it waits for a request.
+    _pool: Option<OwnedSemaphorePermit>,
 }
 
 impl Instances {
     /// Calls the guest for one request. `room` is given back when its instance is gone or free.
-    pub(super) fn call<B>(self: &Arc<Self>, request: hyper::Request<B>, room: OwnedSemaphorePermit) -> (Guest, Answered)
+    pub(super) fn call<B>(self: &Arc<Self>, request: hyper::Request<B>, mut room: Place) -> (Guest, Answered)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Error>,
@@ -65,11 +68,12 @@ impl Instances {
         let (sender, answered) = oneshot::channel();
         let instances = Arc::clone(self);
         let guest = Box::pin(async move {
+            let pool = room.pool.take();
             let _room = room;
             let _counted = (instances.figures.using(), instances.ticker.run());
             let mut instance = match instances.idle() {
                 Some(instance) => instance,
-                None => instances.fresh().await?,
+                None => instances.fresh(pool).await?,
             };
             instance.served += 1;
             instance.store.set_epoch_deadline(1);
@@ -91,7 +95,7 @@ impl Instances {
         lock(&self.kept.idle).pop().map(|(instance, _)| instance)
     }
 
-    async fn fresh(&self) -> wasmtime::Result<Instance> {
+    async fn fresh(&self, pool: Option<OwnedSemaphorePermit>) -> wasmtime::Result<Instance> {
         let begun = Instant::now();
         let context = lock(&self.kept.contexts).pop();
         let context = context.map_or_else(|| self.surroundings.context(false), Ok)?;
@@ -100,7 +104,7 @@ impl Instances {
         ticker::let_others_go_on(&mut store, &self.control);
         let proxy = self.pre.instantiate_async(&mut store).await?;
         self.figures.instantiated(begun.elapsed());
-        Ok(Instance { store, proxy, served: 0 })
+        Ok(Instance { store, proxy, served: 0, _pool: pool })
     }
 
     fn keep(self: &Arc<Self>, instance: Instance) {

@@ -2,31 +2,36 @@
 //!
 //! connection → request → an instance → answer. A guest of WASI 0.2 runs in the task of its request's connection
 //! (`answer`, `instances`); those of 0.3, one instance of which answers several requests at a time, have tasks of
-//! their own (`shared`).
+//! their own (`shared`). Where containers share a sandbox, their services share a runtime (`hall`, `tasks`).
 
 mod access;
 mod answer;
 mod body;
 mod connections;
 pub mod figures;
+mod hall;
 mod instances;
 mod shared;
+mod tasks;
 mod ticker;
 
+pub use hall::Hall;
+pub(crate) use hall::run as run_in_hall;
+pub(super) use ticker::Ticker;
+
 use super::command::ending_of;
-use super::state::{ComponentState, Surroundings};
+use super::state::Surroundings;
 use super::stdio::Channel;
-use super::{Control, Ending, KILLED, Kind, Mapped, Program, Stop, linker};
-use crate::grants::{Http, Limits};
+use super::{Control, Ending, KILLED, Kind, Program, Stop};
+use crate::grants::Http;
 use figures::Figures;
 use hyper_util::server::graceful::GracefulShutdown;
 use instances::Instances;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use ticker::Ticker;
+use tasks::Tasks;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::component::InstancePre;
 use wasmtime_wasi_http::handler::{ProxyHandler, ProxyPre};
 use wasmtime_wasi_http::{p2, p3};
 
@@ -44,8 +49,34 @@ const SAID: Duration = Duration::from_secs(1);
 #[error("all instances are busy")]
 struct Crowded;
 
-/// A place for an instance; who comes when there is none waits a while in a queue.
-async fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Crowded> {
+/// Places for the instances of a service.
+#[derive(Debug, Clone)]
+struct Room {
+    own: Arc<Semaphore>,
+    /// Those in a pool that it shares with others.
+    pool: Option<Arc<Semaphore>>,
+}
+
+/// A place for one instance.
+#[derive(Debug)]
+struct Place {
+    _own: OwnedSemaphorePermit,
+    pool: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// A place for an instance; who comes when there is none waits a while in a queue.
+    async fn place(&self) -> Result<Place, Crowded> {
+        let own = permit(&self.own).await?;
+        let pool = match &self.pool {
+            Some(pool) => Some(permit(pool).await?),
+            None => None,
+        };
+        Ok(Place { _own: own, pool })
+    }
+}
+
+async fn permit(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Crowded> {
     if let Ok(place) = Arc::clone(places).try_acquire_owned() {
         return Ok(place);
     }
@@ -78,7 +109,8 @@ pub fn run(
         Err(e) => return Ending::told(126, format!("cannot set up the sandbox: {e}")),
     };
     control.watch(&program.engine);
-    let ending = runtime.block_on(serve(program, surroundings, control, listeners, started));
+    let alone = (Tasks::alone(), None);
+    let ending = runtime.block_on(serve(program, surroundings, control, listeners, alone, started));
     runtime.shutdown_background();
     ending.unwrap_or_else(|error| ending_of(&error, control))
 }
@@ -88,10 +120,11 @@ async fn serve(
     surroundings: &Arc<Surroundings>,
     control: &Control,
     listeners: Vec<TcpListener>,
+    (tasks, places): (Tasks, Option<Arc<Semaphore>>),
     started: impl FnOnce(),
 ) -> wasmtime::Result<Ending> {
-    let service = Arc::new(Service::new(program, surroundings, control)?);
-    let server = Arc::new(connections::server());
+    let service = Arc::new(Service::new(program, surroundings, control, tasks.clone(), places)?);
+    let server = Arc::new(connections::server(tasks));
     let connections = Arc::new(GracefulShutdown::new());
     let mut doors = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -127,7 +160,8 @@ enum Way {
 struct Service {
     way: Way,
     /// Places for instances.
-    room: Arc<Semaphore>,
+    room: Room,
+    tasks: Tasks,
     /// Places for connections.
     places: Arc<Semaphore>,
     surroundings: Arc<Surroundings>,
@@ -138,13 +172,19 @@ struct Service {
 }
 
 impl Service {
-    fn new(program: &Program, surroundings: &Arc<Surroundings>, control: &Control) -> wasmtime::Result<Self> {
-        let guest = prepare(program, &surroundings.grants.limits)?;
+    fn new(
+        program: &Program,
+        surroundings: &Arc<Surroundings>,
+        control: &Control,
+        tasks: Tasks,
+        places: Option<Arc<Semaphore>>,
+    ) -> wasmtime::Result<Self> {
+        let guest = program.linked(&surroundings.grants.limits)?;
         let figures = Arc::new(Figures::default());
         control.count(&figures);
-        let ticker = Arc::new(Ticker::start(program.engine.clone())?);
+        let ticker = program.ticker()?;
         let http = &surroundings.grants.http;
-        let room = Arc::new(Semaphore::new(http.max_instances as usize));
+        let room = Room { own: Arc::new(Semaphore::new(http.max_instances as usize)), pool: program.pool() };
         let (surroundings, control) = (Arc::clone(surroundings), control.clone());
         let way = if program.kind() == Kind::Http3 {
             Way::Shared(ProxyHandler::new(shared::Shared {
@@ -154,7 +194,7 @@ impl Service {
                 control: control.clone(),
                 ticker,
                 figures: Arc::clone(&figures),
-                room: Arc::clone(&room),
+                room: room.clone(),
                 reuse: http.reuse.unwrap_or(REUSE_3) as usize,
                 timeout: http.timeout,
             }))
@@ -169,8 +209,9 @@ impl Service {
                 kept: instances::Kept::default(),
             }))
         };
-        let places = Arc::new(Semaphore::new(connections::places(http.max_instances as usize)));
-        Ok(Self { way, room, places, surroundings, control, figures, said: Mutex::new(None) })
+        let places = places
+            .unwrap_or_else(|| Arc::new(Semaphore::new(connections::places(surroundings.grants.http.max_instances))));
+        Ok(Self { way, room, tasks, places, surroundings, control, figures, said: Mutex::new(None) })
     }
 
     fn settings(&self) -> &Http {
@@ -195,11 +236,4 @@ impl Service {
         line.push('\n');
         let _ = self.surroundings.output.write(Channel::Diagnostic, line.as_bytes());
     }
-}
-
-fn prepare(program: &Program, limits: &Limits) -> wasmtime::Result<InstancePre<ComponentState>> {
-    let Mapped::Component(component) = &program.code else {
-        wasmtime::bail!("a service is a component");
-    };
-    linker::component(&program.engine, &program.description, limits)?.instantiate_pre(component)
 }

@@ -3,6 +3,7 @@
 use super::figures::{Figures, Gauge};
 use super::instances::IDLE;
 use super::ticker::{self, Running, Ticker};
+use super::{Place, Room};
 use crate::guest::command::ending_of;
 use crate::guest::state::{ComponentState, Surroundings};
 use crate::guest::stdio::Channel;
@@ -11,7 +12,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Engine, Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView;
@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub control: Control,
     pub ticker: Arc<Ticker>,
     pub figures: Arc<Figures>,
-    pub room: Arc<Semaphore>,
+    pub(super) room: Room,
     /// How many requests one answers.
     pub reuse: usize,
     /// How long a request may take to its answer; zero is for ever.
@@ -46,7 +46,7 @@ impl HandlerState for Shared {
     type WorkerState = Worker;
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<ComponentState, Expiration, Worker>> {
-        let room = super::place(&self.room).await?;
+        let room = self.room.place().await?;
         let running = self.ticker.run();
         let begun = Instant::now();
         let mut store = Store::new(&self.engine, self.surroundings.component_state(false)?);
@@ -101,7 +101,7 @@ pub(super) struct Worker {
     control: Control,
     _using: Gauge,
     _running: Running,
-    _room: OwnedSemaphorePermit,
+    _room: Place,
 }
 
 impl WorkerState for Worker {

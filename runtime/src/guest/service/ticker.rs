@@ -12,13 +12,13 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// Moves the epoch on while guests run, so that one that computes does not keep the thread from the others.
-pub(super) struct Ticker {
+pub(in crate::guest) struct Ticker {
     running: Arc<AtomicUsize>,
     thread: Thread,
 }
 
 impl Ticker {
-    pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
+    pub(in crate::guest) fn start(engine: Engine) -> std::io::Result<Self> {
         let running = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&running);
         let thread = std::thread::Builder::new().name("ticker".into()).stack_size(64 << 10).spawn(move || {

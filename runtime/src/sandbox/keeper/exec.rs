@@ -13,7 +13,7 @@ use crate::sandbox::exec::{ExecError, ExecNews, ExecOrder, ExecSpec, ExecStart, 
 use crate::sandbox::snapshot::{Exit, Phase};
 use crate::sandbox::terminal::{Key, Terminal};
 use crate::sandbox::wire::{self, Order};
-use crate::sandbox::{SandboxError, system, trees};
+use crate::sandbox::{SandboxError, system};
 use crate::store::{Store, files};
 use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
@@ -151,7 +151,7 @@ impl Keeper {
         let state = self.state();
         let kept = state.containers.get(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
         match &kept.snapshot.phase {
-            Phase::Running => Ok((kept.snapshot.bundle.clone(), trees(&self.0.place).join(kept.tree.to_string()))),
+            Phase::Running => Ok((kept.snapshot.bundle.clone(), self.0.trees.join(kept.snapshot.tree.to_string()))),
             other => {
                 let phase = other.word();
                 Err(SandboxError::Phase { id: id.to_owned(), phase, wanted: "entered" }.into())

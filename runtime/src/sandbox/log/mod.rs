@@ -20,8 +20,12 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +89,7 @@ pub fn diagnostics_place(bundle: &Path) -> PathBuf {
 
 /// Moves everything from the pipe to the log, to those who look, and to the terminal if wanted, until the other side is
 /// closed.
-pub(super) fn pump(pipe: OwnedFd, bundle: &Path, to: &To, outputs: Outputs) {
+pub(super) fn pump(pipe: OwnedFd, bundle: PathBuf, to: &To, outputs: Outputs) {
     let mut pipe = File::from(pipe);
     let mut sink = Sink::new(bundle, to, outputs);
     let mut buffer = vec![0u8; 64 << 10];
@@ -96,11 +100,7 @@ pub(super) fn pump(pipe: OwnedFd, bundle: &Path, to: &To, outputs: Outputs) {
         }
         match pipe.read(&mut buffer) {
             Ok(0) => break,
-            Ok(n) => {
-                pending.extend_from_slice(buffer.get(..n).unwrap_or_default());
-                let taken = sink.frames(&pending);
-                pending.drain(..taken);
-            }
+            Ok(n) => sink.take(&mut pending, buffer.get(..n).unwrap_or_default()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => break,
         }
@@ -108,9 +108,82 @@ pub(super) fn pump(pipe: OwnedFd, bundle: &Path, to: &To, outputs: Outputs) {
     sink.finish();
 }
 
+/// The same for one of many: silent, it has no thread.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pipe: Arc<OwnedFd>,
+    sink: Sink,
+    pending: Vec<u8>,
+}
+
+/// How long one of many has a thread before it lets another have it.
+const TURN: Duration = Duration::from_millis(100);
+
+impl Flow {
+    pub(super) fn new(pipe: OwnedFd, bundle: PathBuf, to: &To, outputs: Outputs) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Self { pipe: Arc::new(pipe), sink: Sink::new(bundle, to, outputs), pending: Vec::new() })
+    }
+
+    /// Moves everything until the other side is closed. To be awaited in a runtime.
+    pub(super) async fn go_on(mut self) {
+        // SAFETY: the descriptor is owned by the value that is registered, so it stays open and the same.
+        let Ok(watched) = (unsafe { AsyncFd::register_with_interest(Arc::clone(&self.pipe), Interest::READABLE) })
+        else {
+            return;
+        };
+        while let Ok(mut ready) = watched.readable().await {
+            let moved = tokio::task::spawn_blocking(move || {
+                let next = self.turn();
+                (self, next)
+            });
+            let Ok((this, next)) = moved.await else { return };
+            self = this;
+            match next {
+                Next::More => {}
+                Next::Silent => ready.clear_ready(),
+                Next::Over => break,
+            }
+        }
+        // Writing may wait for the disk.
+        let _ = tokio::task::spawn_blocking(move || self.sink.finish()).await;
+    }
+
+    /// Moves what there is.
+    fn turn(&mut self) -> Next {
+        let begun = Instant::now();
+        let mut buffer = vec![0u8; 64 << 10];
+        loop {
+            match rustix::io::read(&*self.pipe, &mut buffer) {
+                Ok(0) => return Next::Over,
+                Ok(n) => self.sink.take(&mut self.pending, buffer.get(..n).unwrap_or_default()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    if self.sink.unwritten.is_empty() || !soon(&*self.pipe) {
+                        self.sink.write_out();
+                        self.pending.shrink_to_fit();
+                        return Next::Silent;
+                    }
+                }
+                Err(_) => return Next::Over,
+            }
+            if begun.elapsed() > TURN {
+                return Next::More;
+            }
+        }
+    }
+}
+
+/// What is to be expected of a pipe.
+enum Next {
+    More,
+    Silent,
+    Over,
+}
+
 /// Whether more comes within the time that a short command lives: what it says is then written at once, and for a
 /// container that is removed at its end often never.
-fn soon(pipe: &File) -> bool {
+fn soon(pipe: &impl AsFd) -> bool {
     let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
     let mut fds = [rustix::event::PollFd::new(pipe, rustix::event::PollFlags::IN)];
     matches!(rustix::event::poll(&mut fds, Some(&wait)), Ok(1..))
@@ -119,10 +192,11 @@ fn soon(pipe: &File) -> bool {
 /// So much is kept before it is written, whatever comes.
 const BATCH: usize = 64 << 10;
 
-struct Sink<'a> {
+#[derive(Debug)]
+struct Sink {
     log: LogFile,
     unwritten: Vec<u8>,
-    bundle: &'a Path,
+    bundle: PathBuf,
     driver: Driver,
     /// Whether this process's own streams are the container's too.
     terminal: bool,
@@ -132,12 +206,19 @@ struct Sink<'a> {
     told: bool,
 }
 
-impl<'a> Sink<'a> {
-    fn new(bundle: &'a Path, to: &To, outputs: Outputs) -> Self {
+impl Sink {
+    fn new(bundle: PathBuf, to: &To, outputs: Outputs) -> Self {
         let (unwritten, stdout, stderr) = (Vec::new(), Vec::new(), Vec::new());
-        let (driver, log) = (to.log.driver, LogFile::new(place(bundle), to.log));
+        let (driver, log) = (to.log.driver, LogFile::new(place(&bundle), to.log));
         let terminal = to.attach.is_terminal();
         Self { log, unwritten, bundle, driver, terminal, outputs, stdout, stderr, told: false }
+    }
+
+    /// Takes what was read; what is no whole frame yet stays pending.
+    fn take(&mut self, pending: &mut Vec<u8>, read: &[u8]) {
+        pending.extend_from_slice(read);
+        let taken = self.frames(pending);
+        pending.drain(..taken);
     }
 
     /// Takes every whole frame and says how many bytes they were.
@@ -201,11 +282,14 @@ impl<'a> Sink<'a> {
     fn note(&self, body: &[u8]) {
         let mut line = format!("{} ", jiff::Timestamp::now()).into_bytes();
         line.extend_from_slice(body);
-        let open = File::options().create(true).append(true).open(diagnostics_place(self.bundle));
+        let open = File::options().create(true).append(true).open(diagnostics_place(&self.bundle));
         let _ = open.and_then(|mut file| file.write_all(&line));
     }
 
     fn write_out(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
         // A full disk loses log lines, not the container.
         let _ = self.log.write(&self.unwritten);
         self.unwritten.clear();
@@ -247,7 +331,7 @@ mod tests {
         pipe.write(Channel::Stdout, b"o\nend").unwrap();
         pipe.write(Channel::Diagnostic, b"bind denied\n").unwrap();
         drop(pipe);
-        pump(reader, &dir, &TO, Outputs::default());
+        pump(reader, dir.clone(), &TO, Outputs::default());
         let text = std::fs::read_to_string(place(&dir)).unwrap();
         let lines: Vec<Line<'_>> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let pairs: Vec<_> = lines.iter().map(|l| (&*l.stream, &*l.log)).collect();
@@ -259,7 +343,7 @@ mod tests {
     #[test]
     fn a_frame_may_arrive_in_pieces() {
         let dir = crate::store::files::tests::temp_dir();
-        let mut sink = Sink::new(&dir, &TO, Outputs::default());
+        let mut sink = Sink::new(dir.clone(), &TO, Outputs::default());
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab"), 0);
         assert_eq!(sink.frames(b"\x01\x03\0\0\0ab\n\x02"), 8);
         std::fs::remove_dir_all(dir).unwrap();

@@ -1,9 +1,11 @@
 //! The speed tables of `SPECIFICATION.md`: whole commands, interleaved in one run, so that a drifting machine drifts for
 //! all of them; what counts is the ratio. Peers stand beside ours when the machine has them.
 //!
-//! `make bench`, or `bench [ROUNDS]`, `bench http [SECONDS]`, `bench echo`, `bench neighbours [SECONDS]`.
+//! `make bench`, or `bench [ROUNDS]`, `bench http [SECONDS]`, `bench echo`, `bench neighbours [SECONDS]`, `bench density
+//! [SHARED] [ALONE]`.
 
 mod builds;
+mod density;
 mod echo;
 mod http;
 mod native;
@@ -22,6 +24,7 @@ fn main() -> Result<()> {
         Some("native-echo") => return echo::native(args.get(1).context("an address was wanted")?.parse()?),
         Some("echo") => return echo::echo(&Bench::new()?),
         Some("neighbours") => return neighbours::neighbours(&Bench::new()?, u32::try_from(number(1, 3)?)?),
+        Some("density") => return density::density(&Bench::new()?, number(1, 1000)?, number(2, 200)?),
         Some("http") => return http::http(&Bench::new()?, u32::try_from(number(1, 5)?)?),
         _ => {}
     }
@@ -31,6 +34,7 @@ fn main() -> Result<()> {
     bench.starts("Start, in an empty store", rounds)?;
     bench.memory()?;
     bench.stop()?;
+    density::density(&bench, 1000, 200)?;
     http::http(&bench, 5)?;
     echo::echo(&bench)?;
     neighbours::neighbours(&bench, 3)?;
