@@ -98,9 +98,9 @@ mod tests {
         while let Some((_, sub)) = matches.subcommand() {
             matches = sub;
         }
-        let id = if matches.try_contains_id("image").is_ok() { "image" } else { "container" };
+        let named = |id| matches.try_get_one::<String>(id).ok().flatten().cloned();
         let command = matches.get_many::<String>(OWN).into_iter().flatten().cloned().collect();
-        Some((matches.get_one::<String>(id)?.clone(), command))
+        Some((named("image").or_else(|| named("container"))?, command))
     }
 
     #[test]

@@ -152,7 +152,7 @@ fn an_archive_can_be_compressed_with_whatever_docker_takes() {
             "mkdir '{dir}/{compressor}'; cd '{dir}/{compressor}'; cp ../Dockerfile .
              {compressor} {flags} ../inner.tar > inner.tar.{compressor}
              tar -cf - Dockerfile inner.tar.* | {compressor} {flags} | sampan build -q -t added -
-             sampan create --name added added; sampan export added | tar -tf -"
+             sampan create --name added added none; sampan export added | tar -tf -"
         );
         store.shell(&script).ok().stdout_has("file\n");
     }

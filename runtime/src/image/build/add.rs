@@ -199,8 +199,9 @@ mod tests {
         assert_eq!(told(b"\x1f\x8bnot gzip"), Ok(false));
         assert_eq!(told(b"text"), Ok(false));
         assert_eq!(told(b""), Ok(false));
-        for (bytes, kind) in [(b"BZh91".as_slice(), "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")] {
-            assert!(told(bytes).unwrap_err().contains(kind));
+        // What only begins like something compressed.
+        for bytes in [b"BZh91".as_slice(), b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"] {
+            assert_eq!(told(bytes), Ok(false));
         }
         std::fs::remove_dir_all(dir).unwrap();
     }
