@@ -155,7 +155,7 @@ impl Session<'_> {
             tokio::pin!(starting);
             loop {
                 tokio::select! {
-                    started = &mut starting => return started.map_err(|e| failed(e, &self.found.record.name)),
+                    started = &mut starting => return started.map_err(|e| failed(e, self.found)),
                     signal = listening.next() => if signal != libc::SIGWINCH.cast_unsigned() {
                         // Whoever compiles a program for us learns by our end that we do not wait.
                         let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
@@ -217,9 +217,12 @@ impl Session<'_> {
 }
 
 /// A program that did not start, in the sandbox's words.
-fn failed(error: ClientError, container: &str) -> anyhow::Error {
+fn failed(error: ClientError, found: &Container) -> anyhow::Error {
+    let container = &found.record.name;
     match error.not_run() {
         Some((code, words)) => Failed { code, message: format!("{container}: {words}") }.into(),
+        // It went away with the container.
+        None if error.is_lost() => ContainerError::NotRunning(found.record.id.clone()).into(),
         None => anyhow::Error::from(error).context(format!("cannot run a program in {container}")),
     }
 }

@@ -212,7 +212,8 @@ pub fn prune(store: &Store, goes: impl Fn(&Volume) -> bool) -> Result<(Vec<Strin
                 names.push(volume.name);
             }
             // Somebody has removed it or begun to use it since.
-            Err(ContainerError::NoVolume(_) | ContainerError::VolumeInUse { .. }) => {}
+            Err(ContainerError::NoVolume(_) | ContainerError::VolumeInUse { .. } | ContainerError::VolumeWanted(_)) => {
+            }
             Err(error) => return Err(error.into()),
         }
     }

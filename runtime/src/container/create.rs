@@ -145,7 +145,8 @@ fn make<T>(
     finish: impl FnOnce(&Path, Lock, Record, Grants) -> Result<T>,
 ) -> Result<T> {
     let Settled { mut record, wishes, layers, module, join } = settled;
-    record.mounts = volumes::settle(store, wishes, &layers)?;
+    let (mounts, _held) = volumes::settle(store, wishes, &layers)?;
+    record.mounts = mounts;
     let dir = store.containers().join(&record.id);
     let mounts = record.mounts.clone();
     let made = fill(&dir, module.as_deref()).and_then(|lock| {

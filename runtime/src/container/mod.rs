@@ -204,6 +204,9 @@ pub enum ContainerError {
     /// No such volume.
     #[error("no such volume: {0}")]
     NoVolume(String),
+    /// A volume that is about to be needed.
+    #[error("volume {0} is in use by a container that is made right now")]
+    VolumeWanted(String),
     /// A volume that is needed.
     #[error("volume {name} is in use by container {}: remove the container first", id::short(by))]
     VolumeInUse {

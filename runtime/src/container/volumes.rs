@@ -5,7 +5,7 @@ use super::record::{MountKind, MountPoint};
 use super::settings::{MountRequest, MountSource};
 use super::{ContainerError, Result, find, id};
 use crate::events;
-use crate::store::{Durability, Store, StoreError, files};
+use crate::store::{Durability, Lock, Store, StoreError, files};
 use crate::{image, rootfs};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -78,7 +78,26 @@ pub fn inspect(store: &Store, name: &str) -> Result<Volume> {
     if !id::is_name(name) {
         return Err(no_volume());
     }
-    files::read_json(&store.volumes().join(name).join("volume.json")).map_err(|_| no_volume())
+    files::read_json(&record(store, name)).map_err(|_| no_volume())
+}
+
+fn record(store: &Store, name: &str) -> PathBuf {
+    store.volumes().join(name).join("volume.json")
+}
+
+/// The volume of this name, made if it is missing, and a lock that keeps it from being removed.
+fn hold(store: &Store, name: Option<&str>) -> Result<(Volume, Lock)> {
+    loop {
+        let (volume, _) = create(store, name, BTreeMap::new())?;
+        let path = record(store, &volume.name);
+        match Lock::share(&path) {
+            Ok(Some(lock)) if lock.is_of(&path) => return Ok((volume, lock)),
+            // It is being removed, which takes a moment, or was.
+            Ok(_) => std::thread::yield_now(),
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// Every volume, by name.
@@ -109,6 +128,12 @@ pub fn user_of(store: &Store, name: &str) -> Result<Option<String>> {
 /// When there is none, or a container mounts it.
 pub fn remove(store: &Store, name: &str) -> Result<()> {
     inspect(store, name)?;
+    // Who makes a container with it has a share of this lock until its record says so.
+    let lock = Lock::try_take(&record(store, name)).map_err(|error| match error.is_not_found() {
+        true => ContainerError::NoVolume(name.to_owned()),
+        false => error.into(),
+    })?;
+    let Some(_lock) = lock else { return Err(ContainerError::VolumeWanted(name.to_owned())) };
     if let Some(by) = user_of(store, name)? {
         return Err(ContainerError::VolumeInUse { name: name.to_owned(), by });
     }
@@ -132,11 +157,17 @@ pub(super) fn discard_anonymous(store: &Store, mounts: &[MountPoint]) {
 }
 
 /// Turns wishes into mounts, making the volumes that are missing. A new or empty volume starts with what the image has
-/// at its place, as Docker does it.
-pub(super) fn settle(store: &Store, wishes: Vec<MountRequest>, layers: &[PathBuf]) -> Result<Vec<MountPoint>> {
+/// at its place, as Docker does it. As long as the locks live nobody can remove the volumes: until there is a record that
+/// says who uses them.
+pub(super) fn settle(
+    store: &Store,
+    wishes: Vec<MountRequest>,
+    layers: &[PathBuf],
+) -> Result<(Vec<MountPoint>, Vec<Lock>)> {
     let mut mounts: Vec<MountPoint> = Vec::new();
+    let mut locks = Vec::new();
     for wish in wishes {
-        match settle_one(store, &wish, layers) {
+        match settle_one(store, &wish, layers, &mut locks) {
             Ok(mount) if mounts.iter().any(|m| m.destination == mount.destination) => {
                 mounts.push(mount);
                 discard_anonymous(store, &mounts);
@@ -150,10 +181,10 @@ pub(super) fn settle(store: &Store, wishes: Vec<MountRequest>, layers: &[PathBuf
             }
         }
     }
-    Ok(mounts)
+    Ok((mounts, locks))
 }
 
-fn settle_one(store: &Store, wish: &MountRequest, layers: &[PathBuf]) -> Result<MountPoint> {
+fn settle_one(store: &Store, wish: &MountRequest, layers: &[PathBuf], locks: &mut Vec<Lock>) -> Result<MountPoint> {
     let bad = |reason: &str| ContainerError::BadMount { given: wish.destination.clone(), reason: reason.to_owned() };
     if !wish.destination.starts_with('/') {
         return Err(bad("the path in the container must be absolute"));
@@ -177,12 +208,14 @@ fn settle_one(store: &Store, wish: &MountRequest, layers: &[PathBuf]) -> Result<
             (MountKind::Bind, String::new(), path)
         }
         MountSource::Volume(name) => {
-            let (volume, _) = create(store, Some(name), BTreeMap::new())?;
+            let (volume, lock) = hold(store, Some(name))?;
+            locks.push(lock);
             seed(&volume.data(store), &destination, layers)?;
             (MountKind::Volume, volume.name.clone(), volume.data(store))
         }
         MountSource::Anonymous => {
-            let (volume, _) = create(store, None, BTreeMap::new())?;
+            let (volume, lock) = hold(store, None)?;
+            locks.push(lock);
             seed(&volume.data(store), &destination, layers)?;
             (MountKind::Anonymous, volume.name.clone(), volume.data(store))
         }
@@ -229,8 +262,11 @@ mod tests {
         std::fs::create_dir_all(layer.join("data")).unwrap();
         std::fs::write(layer.join("data/seed"), "x").unwrap();
         let wish = MountRequest { source: MountSource::Anonymous, destination: "/data/".into(), writable: true };
-        let mounts = settle(&store, vec![wish.clone()], std::slice::from_ref(&layer)).unwrap();
+        let (mounts, locks) = settle(&store, vec![wish.clone()], std::slice::from_ref(&layer)).unwrap();
         assert!(mounts[0].source.join("seed").exists());
+        let name = &mounts[0].name;
+        assert!(matches!(remove(&store, name), Err(ContainerError::VolumeWanted(_))));
+        drop(locks);
         // Twice at one place is refused, and the volumes made for it are gone again.
         let before = list(&store).unwrap().len();
         assert!(settle(&store, vec![wish.clone(), wish], &[]).is_err());
