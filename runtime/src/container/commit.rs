@@ -60,6 +60,8 @@ pub fn commit<E: From<ContainerError>>(
     });
     made.map_err(|e| match (e, refused) {
         (Refusal::Ready, Some(refused)) => refused,
+        // It was removed while its files were read.
+        _ if !container.dir.join("record.json").exists() => ContainerError::NotFound(record.id.clone()).into(),
         (Refusal::Build(e), _) => ContainerError::from(e).into(),
         (Refusal::Ready, None) => ContainerError::NotFound(record.id.clone()).into(),
     })

@@ -239,9 +239,10 @@ pub fn take_address(store: &Store, network: &NetworkRecord, id: &str, wanted: Op
     let name = &network.name;
     // Not while it is being removed.
     let lock = store.networks().join(name).join("lock");
-    let held = Lock::wait(&lock)?;
+    let gone = || NetworkError::NotFound(name.clone());
+    let held = Lock::wait(&lock).map_err(|e| if e.is_not_found() { gone() } else { e.into() })?;
     if !held.is_of(&lock) {
-        return Err(NetworkError::NotFound(name.clone()));
+        return Err(gone());
     }
     let dir = addresses(store, name);
     if let Some(ip) = wanted {

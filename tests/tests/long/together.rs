@@ -47,7 +47,7 @@ const COMMANDS: [&str; 34] = [
 ];
 
 /// What may be said to somebody who comes too late or too early.
-const TOLD: [&str; 24] = [
+const TOLD: [&str; 27] = [
     "no such container",
     "no such image",
     "no such volume",
@@ -72,6 +72,10 @@ const TOLD: [&str; 24] = [
     "conflict:",
     "nothing to start again",
     "the sandbox is gone",
+    "is stopped, so it cannot be entered",
+    "is in use by a container that is made right now",
+    // A layer of a step was pruned while the next step ran.
+    "cannot mount the layers",
 ];
 
 #[test]
@@ -184,7 +188,9 @@ fn two_hundred_containers_started_and_stopped_leave_nothing_behind() {
     // The first time there is more to make: logs, and the records of ends.
     each(CONTAINERS, &cycle);
     eventually("all have ended", || store.processes().is_empty());
-    let look = || (store.tree(), mounts(), descriptors());
+    // The events are told in two files at most, however many there are.
+    let told = |path: &String| !path.starts_with("run: events/");
+    let look = || (store.tree().into_iter().filter(told).collect::<BTreeSet<_>>(), mounts(), descriptors());
     let (tree, mounts_before, open) = look();
     each(starts, &|n| cycle(n % CONTAINERS));
     eventually("all have ended", || store.processes().is_empty());
