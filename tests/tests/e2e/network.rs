@@ -1,5 +1,6 @@
 //! Networks that users make: containers find each other there by name and address, and nowhere else.
 
+use std::io::Read as _;
 use sampan_tests::container::Strike;
 use sampan_tests::needs::{Need, lacks};
 use sampan_tests::{Dir, Output, Store, eventually, net};
@@ -134,7 +135,8 @@ fn what_a_network_lets_out_its_containers_may_call() {
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
     let network = Net::create(store, &format!("-o egress={address}"));
-    std::thread::spawn(move || drop(server.accept()));
+    // What it is told is taken before it hangs up, which would be an error to who still speaks.
+    std::thread::spawn(move || server.accept().map(|(mut client, _)| client.read(&mut [0; 16])));
     connect(store, &format!("--network {network}"), &address.to_string()).ok();
     store
         .sampan(format!("network inspect -f '{{{{.Options.egress}}}}' {network}"))
