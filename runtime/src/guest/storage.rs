@@ -238,6 +238,7 @@ mod tests {
         layer.0.store(200, Ordering::Relaxed);
         assert_eq!(storage.take(&file, 800), Ok(()));
         assert_eq!(layer.1.load(Ordering::Relaxed), 3);
+        layer.0.store(1000, Ordering::Relaxed);
         assert_eq!(storage.resize(&file, 1), Err(Errno::NOSPC));
         assert_eq!(storage.resize(&file, 0), Ok(()));
         std::fs::remove_dir_all(dir).unwrap();

@@ -1,9 +1,9 @@
 //! Networks that users make: containers find each other there by name and address, and nowhere else.
 
-use std::io::Read as _;
 use sampan_tests::container::Strike;
 use sampan_tests::needs::{Need, lacks};
 use sampan_tests::{Dir, Output, Store, eventually, net};
+use std::io::Read as _;
 
 /// A network that is removed when the value is dropped.
 struct Net<'a>(&'a Store, String);
