@@ -60,14 +60,13 @@ impl Pty {
     /// What has been shown, with plain newlines.
     #[must_use]
     pub fn screen(&self) -> String {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&shown).replace('\r', "")
+        Screen(&self.shown).to_string()
     }
 
     /// Waits until a text has been shown.
     #[track_caller]
     pub fn shows(&self, text: &str) {
-        until(&format!("the terminal shows {text:?}; it shows: {}", self.screen()), || {
+        until(format_args!("the terminal shows {text:?}; it shows: {}", Screen(&self.shown)), || {
             self.screen().contains(text).then_some(())
         });
     }
@@ -103,9 +102,9 @@ impl Pty {
     #[track_caller]
     pub fn ends(&mut self) -> i32 {
         use std::os::unix::process::ExitStatusExt;
-        let screen = self.screen();
-        let status =
-            until(&format!("the command ends; its terminal shows: {screen}"), || self.child.try_wait().ok().flatten());
+        let screen = Arc::clone(&self.shown);
+        let what = format_args!("the command ends; its terminal shows: {}", Screen(&screen));
+        let status = until(what, || self.child.try_wait().ok().flatten());
         status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
     }
 }
@@ -114,5 +113,15 @@ impl Drop for Pty {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a terminal shows at the moment when this is printed, with plain newlines.
+struct Screen<'a>(&'a Mutex<Vec<u8>>);
+
+impl std::fmt::Display for Screen<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        f.write_str(&String::from_utf8_lossy(&shown).replace('\r', ""))
     }
 }

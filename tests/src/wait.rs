@@ -8,7 +8,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Looks again and again until there is something to see, and returns it.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: impl std::fmt::Display, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {

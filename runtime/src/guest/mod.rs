@@ -255,10 +255,8 @@ impl std::fmt::Debug for Keys {
 /// What became of a key at a guest's terminal that means a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pressed {
-    /// It has ended programs that the guest has started.
+    /// It has ended programs that the guest has started, or broken off a read at a prompt.
     Taken,
-    /// The guest, which can start programs, waits for a line: at a shell's prompt the key only gives up the line.
-    AtPrompt,
     /// It is for the guest itself.
     Deadly,
 }

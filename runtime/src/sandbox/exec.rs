@@ -168,10 +168,11 @@ pub(super) enum Streams {
 pub(super) enum ExecNews {
     /// Its first instruction is next.
     Started,
-    /// A key was pressed while it waits for a line: it gets an empty one, as a shell would behave.
-    AtPrompt,
-    /// A key was pressed that ends it.
-    Deadly { signal: Key },
+    /// A key was pressed, and has done what it does; what is typed after it can come.
+    Pressed {
+        /// The signal, if it ends the program itself.
+        deadly: Option<Key>,
+    },
     /// It has ended; the message has been told where its user looks, if it had started.
     Ended { code: u8, message: Option<String> },
 }

@@ -11,17 +11,29 @@ use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize, tcgetattr, tcsetwin
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 /// The end of a terminal that is not the guest's. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Terminal(Arc<OwnedFd>);
+pub struct Terminal(Arc<End>);
+
+#[derive(Debug)]
+struct End {
+    fd: OwnedFd,
+    /// A key that means a signal has done what it does.
+    pressed: Notify,
+}
 
 /// The signal of a key: SIGINT or SIGQUIT (signal(7)).
 pub type Key = u8;
 
 const SIGINT: Key = 2;
 const SIGQUIT: Key = 3;
+
+/// So long what is typed waits for the key before it, whose sandbox may be gone.
+const KEY: Duration = Duration::from_secs(1);
 
 impl Terminal {
     /// Makes a terminal, and the end that a guest reads and writes.
@@ -45,7 +57,7 @@ impl Terminal {
             let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
             let theirs = owned(libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER, flags))?;
             rustix::io::ioctl_fionbio(&ours, true)?;
-            Ok((Self(Arc::new(ours)), theirs))
+            Ok((Self(Arc::new(End { fd: ours, pressed: Notify::new() })), theirs))
         }
     }
 
@@ -55,24 +67,24 @@ impl Terminal {
     /// When the terminal is gone.
     pub fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        Ok(tcsetwinsize(&*self.0, size)?)
+        Ok(tcsetwinsize(&self.0.fd, size)?)
     }
 
-    /// The keys among `typed` that mean a signal, as the terminal is set.
-    fn keys(&self, typed: &[u8]) -> Vec<Key> {
-        let Ok(set) = tcgetattr(&*self.0) else { return Vec::new() };
+    /// What is typed up to the first key that means a signal, as the terminal is set, that signal, and the rest.
+    fn until_key<'a>(&self, typed: &'a [u8]) -> (&'a [u8], Option<Key>, &'a [u8]) {
+        let whole = (typed, None, &[][..]);
+        let Ok(set) = tcgetattr(&self.0.fd) else { return whole };
         if !set.local_modes.contains(LocalModes::ISIG) {
-            return Vec::new();
+            return whole;
         }
-        let (interrupt, quit) =
-            (set.special_codes[SpecialCodeIndex::VINTR], set.special_codes[SpecialCodeIndex::VQUIT]);
-        let key = |byte: &u8| match *byte {
-            0 => None,
-            byte if byte == interrupt => Some(SIGINT),
-            byte if byte == quit => Some(SIGQUIT),
-            _ => None,
+        let codes = [(SpecialCodeIndex::VINTR, SIGINT), (SpecialCodeIndex::VQUIT, SIGQUIT)];
+        let signal = |byte: u8| {
+            let means = |(code, _): &&(SpecialCodeIndex, Key)| byte != 0 && set.special_codes[*code] == byte;
+            codes.iter().find(means).map(|(_, signal)| *signal)
         };
-        typed.iter().filter_map(key).collect()
+        let key = typed.iter().enumerate().find_map(|(at, byte)| Some((at, signal(*byte)?)));
+        key.and_then(|(at, signal)| typed.split_at_checked(at + 1).map(|(typed, rest)| (typed, Some(signal), rest)))
+            .unwrap_or(whole)
     }
 
     /// Writes down what is shown, as standard output in the frames of a guest's output pipe, in a thread of its own.
@@ -83,14 +95,15 @@ impl Terminal {
             let pipe = Pipe::new(pipe);
             let mut bytes = vec![0; 16 << 10];
             loop {
-                match rustix::io::retry_on_intr(|| rustix::io::read(&*terminal.0, &mut bytes)) {
+                match rustix::io::retry_on_intr(|| rustix::io::read(&terminal.0.fd, &mut bytes)) {
                     Ok(count) => {
                         if pipe.write(Channel::Stdout, bytes.get(..count).unwrap_or_default()).is_err() {
                             return;
                         }
                     }
                     Err(Errno::AGAIN) => {
-                        let mut fds = [PollFd::new(&*terminal.0, PollFlags::IN), PollFd::new(&stopped, PollFlags::IN)];
+                        let mut fds =
+                            [PollFd::new(&terminal.0.fd, PollFlags::IN), PollFd::new(&stopped, PollFlags::IN)];
                         let _ = rustix::io::retry_on_intr(|| poll(&mut fds, None));
                         // All that was written is taken first.
                         if !fds[0].revents().contains(PollFlags::IN) && !fds[1].revents().is_empty() {
@@ -106,18 +119,13 @@ impl Terminal {
         Ok(Recorder { terminal: self.clone(), stop, thread })
     }
 
-    /// What somebody would have typed who ended a line.
-    pub(super) fn end_line(&self) {
-        let _ = rustix::io::write(&*self.0, b"\n");
-    }
-
     /// Takes what is typed at `input` to the terminal, until its end. `exec` names what has the terminal, and is empty for
     /// the container's own program.
     ///
     /// # Errors
     /// When the input cannot be read, or the terminal is gone.
     pub async fn type_in(&self, keeper: &Keeper, id: &str, exec: &str, input: OwnedFd) -> io::Result<()> {
-        let (input, terminal) = (watch(input)?, watch(self.0.try_clone()?)?);
+        let (input, terminal) = (watch(input)?, watch(self.0.fd.try_clone()?)?);
         let mut bytes = vec![0; 4096];
         loop {
             let count = read(&input, &mut bytes).await?;
@@ -125,16 +133,24 @@ impl Terminal {
             if typed.is_empty() {
                 return Ok(());
             }
-            self.typed(keeper, id, exec, typed);
-            write(&terminal, typed).await?;
+            let mut rest = typed;
+            while !rest.is_empty() {
+                let (typed, key, after) = self.until_key(rest);
+                // The kernel shows the key, and drops the line that it gives up.
+                write(&terminal, typed).await?;
+                if let Some(key) = key {
+                    keeper.key(id, exec, key);
+                    // What is typed next is for who is there then.
+                    let _ = tokio::time::timeout(KEY, self.0.pressed.notified()).await;
+                }
+                rest = after;
+            }
         }
     }
 
-    /// Tells the sandbox of the keys that mean a signal.
-    pub fn typed(&self, keeper: &Keeper, id: &str, exec: &str, typed: &[u8]) {
-        for key in self.keys(typed) {
-            keeper.key(id, exec, key);
-        }
+    /// Says that a key that means a signal has done what it does.
+    pub(super) fn pressed(&self) {
+        self.0.pressed.notify_one();
     }
 
     /// Takes what is written on the terminal to `output` until `ended` is done and everything has been taken. An output
@@ -143,7 +159,7 @@ impl Terminal {
     /// # Errors
     /// When the terminal cannot be watched.
     pub async fn show(&self, output: Option<OwnedFd>, ended: impl Future<Output = ()>) -> io::Result<()> {
-        let terminal = watch(self.0.try_clone()?)?;
+        let terminal = watch(self.0.fd.try_clone()?)?;
         let output = output.map(watch).transpose()?;
         let mut output = output.as_ref();
         let mut bytes = vec![0; 16 << 10];
@@ -164,7 +180,7 @@ impl Terminal {
             }
         }
         // Everything that was written before the end is there to be read.
-        while let Ok(count) = rustix::io::retry_on_intr(|| rustix::io::read(&*self.0, &mut bytes)) {
+        while let Ok(count) = rustix::io::retry_on_intr(|| rustix::io::read(&self.0.fd, &mut bytes)) {
             show(&mut output, bytes.get(..count).unwrap_or_default()).await;
         }
         Ok(())
@@ -215,7 +231,7 @@ pub(super) async fn copy(from: OwnedFd, to: OwnedFd) -> io::Result<()> {
 
 impl AsFd for Terminal {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.fd.as_fd()
     }
 }
 
@@ -260,11 +276,13 @@ mod tests {
         terminal.resize(90, 30).unwrap();
         let size = rustix::termios::tcgetwinsize(&guest).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (90, 30));
-        assert_eq!(terminal.keys(b"ab\x03\x1cc"), [SIGINT, SIGQUIT]);
+        assert_eq!(terminal.until_key(b"ab\x03\x1cc"), (&b"ab\x03"[..], Some(SIGINT), &b"\x1cc"[..]));
+        assert_eq!(terminal.until_key(b"\x1cc"), (&b"\x1c"[..], Some(SIGQUIT), &b"c"[..]));
+        assert_eq!(terminal.until_key(b"c"), (&b"c"[..], None, &b""[..]));
         let mut raw = tcgetattr(&guest).unwrap();
         raw.make_raw();
         rustix::termios::tcsetattr(&guest, rustix::termios::OptionalActions::Now, &raw).unwrap();
-        assert!(terminal.keys(b"\x03").is_empty());
+        assert_eq!(terminal.until_key(b"\x03"), (&b"\x03"[..], None, &b""[..]));
     }
 
     #[test]

@@ -15,20 +15,28 @@ fn a_container_has_a_terminal_of_its_own() {
     at.types("echo 'two\nlines'\n");
     at.shows("> ");
     at.shows("two\nlines\n");
-    // An error ends the line and not the shell, and so does Ctrl-C at its prompt.
+    // An error ends the line and not the shell, and so does Ctrl-C at its prompt, in the middle of a quote, or while a
+    // built-in command waits. What is typed right after it is not lost.
     at.types("echo ${A?x} ${B?unset}\n");
-    at.shows("unset");
-    at.types("never\x03");
-    at.shows("^C");
+    at.shows("B: unset\n/ # ");
+    at.types("never\x03echo first $?\n");
+    at.shows("first 130\n/ # ");
+    at.types("echo 'never\n");
+    at.shows("'never\n> ");
+    at.types("\x03echo second $?\n");
+    at.shows("second 130\n/ # ");
+    at.types("echo read; read x; echo not this\n");
+    at.shows("\nread\n");
+    at.types("\x03echo third $?\n");
+    at.shows("third 130\n/ # ");
     at.types("sh -c 'echo go; sleep 1000'\n");
     at.shows("\ngo\n");
-    at.types("\x03");
-    at.types("echo ended $?\n");
-    at.shows("ended 130\n");
+    at.types("\x03echo ended $?\n");
+    at.shows("ended 130\n/ # ");
     at.types("exit 7\n");
     assert_eq!(at.ends(), 7);
     assert!(!at.is_raw());
-    assert!(!at.screen().contains("never: not found"));
+    assert!(!at.screen().contains("never: not found") && !at.screen().contains("\nnot this"));
     container.logs().stdout_has("a 1 xterm");
     assert_eq!(container.inspect("{{.Config.Tty}}"), "true");
     // Its end is the shell's, by Ctrl-D too.

@@ -10,9 +10,11 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
@@ -74,7 +76,42 @@ impl Handed {
 #[derive(Clone)]
 pub struct SharedInput {
     state: Arc<tokio::sync::Mutex<InputState>>,
+    interrupts: Arc<Interrupts>,
     terminal: bool,
+}
+
+/// How a key breaks off the read of a program that can be told.
+#[derive(Debug, Default)]
+struct Interrupts {
+    /// Such a program reads here.
+    used: AtomicBool,
+    /// A key that nobody has been told of.
+    pending: AtomicBool,
+    now: Notify,
+}
+
+impl Interrupts {
+    /// Breaks off the read that waits, or the next one. False when nobody reads, or did not since the last key.
+    fn interrupt(&self) -> bool {
+        let taken = self.used.load(Ordering::SeqCst) && !self.pending.swap(true, Ordering::SeqCst);
+        if taken {
+            self.now.notify_one();
+        }
+        taken
+    }
+
+    async fn or<T>(&self, read: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        self.used.store(true, Ordering::SeqCst);
+        tokio::select! {
+            // What is typed after the key is for the next read.
+            biased;
+            () = self.now.notified() => {
+                self.pending.store(false, Ordering::SeqCst);
+                Err(Errno::INTR.into())
+            }
+            read = read => read,
+        }
+    }
 }
 
 struct InputState {
@@ -88,7 +125,7 @@ impl SharedInput {
     #[must_use]
     pub fn new(input: &Input) -> Self {
         let state = InputState { source: input.async_stream().into(), ahead: None };
-        Self { state: Arc::new(tokio::sync::Mutex::new(state)), terminal: false }
+        Self { state: Arc::new(tokio::sync::Mutex::new(state)), interrupts: Arc::default(), terminal: false }
     }
 
     /// The same of a terminal.
@@ -156,6 +193,17 @@ impl Stream {
         }
     }
 
+    /// The same for a program that can be told that a key has interrupted it: EINTR (read(2)), and nothing is lost.
+    ///
+    /// # Errors
+    /// As above, and EINTR.
+    pub async fn read_or_interrupt(&self, most: usize) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Input(input) => input.interrupts.or(self.read(most)).await,
+            _ => self.read(most).await,
+        }
+    }
+
     /// Writes all of `bytes`, waiting for room, and says how many they were; fewer when it broke off.
     ///
     /// # Errors
@@ -217,13 +265,14 @@ impl Stream {
         }
     }
 
-    /// What says whether somebody waits at this moment for what is read here. Holds on to nothing.
-    pub fn watch(&self) -> impl Fn() -> bool + Send + Sync + use<> {
-        let input = match self {
-            Self::Input(input) => Arc::downgrade(&input.state),
+    /// What breaks off the read of who waits here, or will, and can be told; false if nobody is known to. Holds on to
+    /// nothing.
+    pub fn interrupter(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let interrupts = match self {
+            Self::Input(input) => Arc::downgrade(&input.interrupts),
             _ => Weak::new(),
         };
-        move || input.upgrade().is_some_and(|state| state.try_lock().is_err())
+        move || interrupts.upgrade().is_some_and(|interrupts| interrupts.interrupt())
     }
 
     /// Whether somebody sits at its other end.

@@ -93,7 +93,7 @@ async fn transfer(
     } else {
         let most = buffers.iter().fold(0usize, |sum, (_, length)| sum.saturating_add(*length)).min(MOST);
         let bytes = match offset {
-            None => stream.read(most).await,
+            None => stream.read_or_interrupt(most).await,
             Some(offset) => {
                 let mut bytes = vec![0; most];
                 at_offset(stream, |open| open.file.read_at(&mut bytes, offset.cast_unsigned())).map(|count| {

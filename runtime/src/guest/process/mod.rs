@@ -390,10 +390,10 @@ impl Processes {
         Ok(())
     }
 
-    /// What a key at the terminal does that means a signal: it ends everything that the first program has started. Holds
-    /// on to nothing.
+    /// What a key at the terminal does that means a signal: it ends everything that the first program has started. When
+    /// there is nothing, Ctrl-C breaks off its read, as at a shell's prompt. Holds on to nothing.
     pub fn keys(&self, input: &Stream) -> impl Fn(u8) -> Pressed + Send + Sync + use<> {
-        let (inner, input) = (Arc::downgrade(&self.0), input.watch());
+        let (inner, interrupt) = (Arc::downgrade(&self.0), input.interrupter());
         move |signal| {
             let Some(processes) = inner.upgrade().map(Self) else { return Pressed::Deadly };
             let children: Vec<u32> = {
@@ -405,9 +405,8 @@ impl Processes {
                 let _ = processes.kill(*child, signal);
             }
             match children.is_empty() {
-                false => Pressed::Taken,
-                true if signal == INTERRUPT && input() => Pressed::AtPrompt,
-                true => Pressed::Deadly,
+                true if signal != INTERRUPT || !interrupt() => Pressed::Deadly,
+                _ => Pressed::Taken,
             }
         }
     }

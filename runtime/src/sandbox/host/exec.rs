@@ -119,12 +119,8 @@ impl Rooms {
             exec => room.execs.get(exec).cloned(),
         });
         let Some(control) = control else { return };
-        let news = match control.press(signal) {
-            Pressed::Taken => return,
-            Pressed::AtPrompt => ExecNews::AtPrompt,
-            Pressed::Deadly => ExecNews::Deadly { signal },
-        };
-        report(asking.socket(), &Report::Exec { id, exec, news });
+        let deadly = (control.press(signal) == Pressed::Deadly).then_some(signal);
+        report(asking.socket(), &Report::Exec { id, exec, news: ExecNews::Pressed { deadly } });
     }
 
     /// Ends one at once. What is stuck where nothing reaches it is given up.

@@ -310,14 +310,14 @@ impl Keeper {
                     state.execs.remove(&key);
                 }
             }
-            ExecNews::AtPrompt => {
+            ExecNews::Pressed { deadly } => {
                 if let Some(terminal) = &known.terminal {
-                    terminal.end_line();
+                    terminal.pressed();
                 }
-            }
-            ExecNews::Deadly { signal } => {
                 drop(state);
-                let _ = self.kill_exec(&key.0, &key.1, signal);
+                if let Some(signal) = deadly {
+                    let _ = self.kill_exec(&key.0, &key.1, signal);
+                }
             }
         }
     }
@@ -326,14 +326,14 @@ impl Keeper {
     fn container_news(&self, state: &mut State, id: &str, news: &ExecNews) {
         let Some(kept) = state.containers.get_mut(id) else { return };
         match news {
-            ExecNews::AtPrompt => {
+            ExecNews::Pressed { deadly } => {
                 if let Some(recorder) = &kept.streams.recorder {
-                    recorder.terminal().end_line();
+                    recorder.terminal().pressed();
                 }
-            }
-            ExecNews::Deadly { signal } => {
-                kept.streams.pressed.get_or_insert(*signal);
-                let _ = wire::send(self.0.socket.as_fd(), &Order::Kill(id.to_owned()), &[]);
+                if let Some(signal) = deadly {
+                    kept.streams.pressed.get_or_insert(*signal);
+                    let _ = wire::send(self.0.socket.as_fd(), &Order::Kill(id.to_owned()), &[]);
+                }
             }
             ExecNews::Started | ExecNews::Ended { .. } => {}
         }

@@ -6,6 +6,7 @@ use super::parser::{assignment, is_name};
 use super::{Flow, Run, Shell};
 use crate::applets::{printf, say, test};
 use crate::sys;
+use std::io::ErrorKind;
 
 /// A built-in: its exit code goes into the shell.
 pub type Builtin = fn(&mut Shell, &[String]) -> Run<()>;
@@ -413,8 +414,10 @@ fn read(shell: &mut Shell, args: &[String]) -> Run<()> {
     let mut chars: Vec<(char, bool)> = Vec::new();
     let whole = loop {
         let mut line = Vec::new();
-        if let Err(error) = input.read_line(&mut line) {
-            return shell.failed(&format!("read error: {}", sys::words(&error)), 1);
+        match input.read_line(&mut line) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(shell.interrupted()),
+            Err(error) => return shell.failed(&format!("read error: {}", sys::words(&error)), 1),
+            Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&line).into_owned();
         let ended = text.ends_with('\n');

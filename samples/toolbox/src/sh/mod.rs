@@ -32,7 +32,7 @@ use redirect::{Fds, Handle};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::rc::Rc;
 
 /// What ends the running of commands before they are done.
@@ -327,7 +327,16 @@ impl Shell {
         while !ended {
             self.prompt(!text.is_empty());
             let mut bytes = Vec::new();
-            ended = !self.fds.get(0).read_line(&mut bytes).unwrap_or(false);
+            match self.fds.get(0).read_line(&mut bytes) {
+                // Ctrl-C gives up what has been typed, however many lines that are.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {
+                    let _ = self.fds.get(2).write_all(b"\n");
+                    self.state.status = 130;
+                    text.clear();
+                    continue;
+                }
+                read => ended = !read.unwrap_or(false),
+            }
             text.push_str(&String::from_utf8_lossy(&bytes));
             let mut parser = if ended { Parser::new(&text) } else { Parser::growing(&text) };
             parser.start_at_line(line);
@@ -414,6 +423,14 @@ impl Shell {
         let name = &self.state.name;
         let line = if self.script { format!(" line {}:", self.line) } else { String::new() };
         let _ = self.fds.get(2).write_all(format!("{name}:{line} {words}\n").as_bytes());
+    }
+
+    /// Gives up what is run, as Ctrl-C at a terminal asks.
+    pub fn interrupted(&mut self) -> Flow {
+        let _ = self.fds.get(2).write_all(b"\n");
+        self.state.status = 130;
+        self.fatally = true;
+        Flow::Exit
     }
 
     /// Says an error after which a shell that nobody types at ends.

@@ -6,7 +6,7 @@ use crate::sys;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::FromRawFd;
 use std::rc::Rc;
 
@@ -45,7 +45,8 @@ impl Handle {
         }
     }
 
-    /// Reads a line with its newline, and not a byte more: true if one came.
+    /// Reads a line with its newline, and not a byte more: true if one came. Ctrl-C interrupts it at a terminal, whose
+    /// lines come whole (termios(3), canonical mode), so that none is lost half way.
     pub fn read_line(&self, line: &mut Vec<u8>) -> io::Result<bool> {
         let Self::File(file) = self else { return Ok(false) };
         let mut file = &**file;
@@ -65,15 +66,16 @@ impl Handle {
                 }
             }
         }
-        let mut byte = [0];
+        let terminal = file.is_terminal();
+        let mut bytes = vec![0; if terminal { 4096 } else { 1 }];
         loop {
-            match file.read(&mut byte) {
+            match file.read(&mut bytes) {
                 Ok(0) => return Ok(!line.is_empty()),
-                Ok(_) => line.push(byte[0]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(count) => line.extend_from_slice(bytes.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::Interrupted && !terminal => {}
                 Err(error) => return Err(error),
             }
-            if byte == [b'\n'] {
+            if line.ends_with(b"\n") {
                 return Ok(true);
             }
         }
