@@ -164,7 +164,12 @@ mod tests {
         let mut both = Tail::new(path.clone(), [File::open(older(2)).unwrap(), File::open(older(1)).unwrap()]);
         assert_eq!(read(&mut both), "one\ntwo\nthree\nfour\nfive\n");
         assert_eq!(read(&mut both), "");
-        for file in [path.clone(), older(1), older(2)] {
+        // In the middle of moving up.
+        let mut tail = Tail::new(path.clone(), [File::open(older(2)).unwrap()]);
+        std::fs::rename(older(2), older(3)).unwrap();
+        std::fs::rename(older(1), older(2)).unwrap();
+        assert_eq!(read(&mut tail), "one\ntwo\nthree\nfour\nfive\n");
+        for file in [path.clone(), older(2), older(3)] {
             std::fs::remove_file(file).unwrap();
         }
     }

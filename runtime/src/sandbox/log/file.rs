@@ -65,9 +65,11 @@ fn older(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// What was rotated away of the log at `path`, the newest first.
+/// What was rotated away of the log at `path`, the newest first. One of them may be missing for a moment, while they move
+/// up, the oldest first.
 pub fn rotated(path: &Path) -> impl Iterator<Item = PathBuf> {
-    (1..).map(|number| older(path, number)).take_while(|path| path.exists())
+    let there = |number: &u32| older(path, *number).exists() || older(path, number + 1).exists();
+    (1..).take_while(there).map(|number| older(path, number))
 }
 
 /// Adds a line, or a piece of one, in the driver's format.
