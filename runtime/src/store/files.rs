@@ -219,6 +219,9 @@ fn same_content(one: &Path, other: &Path) -> std::io::Result<bool> {
     }
 }
 
+/// How often a directory tree is removed again that somebody still makes files in.
+const TRIES: u32 = 16;
+
 /// Removes a directory tree, also one that holds directories without permissions (an overlay's work directory).
 /// Nothing there is a success.
 ///
@@ -229,13 +232,17 @@ pub fn remove_tree(path: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
     };
-    match gone(std::fs::remove_dir_all(path)) {
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            open_up(path);
-            gone(std::fs::remove_dir_all(path)).map_err(StoreError::io("remove", path))
+    let mut removed = gone(std::fs::remove_dir_all(path));
+    for _ in 0..TRIES {
+        match removed.as_ref().map_err(std::io::Error::kind) {
+            Err(std::io::ErrorKind::PermissionDenied) => open_up(path),
+            // Somebody made a file in it meanwhile, a lock say, who does not know yet that it goes.
+            Err(std::io::ErrorKind::DirectoryNotEmpty) => {}
+            _ => break,
         }
-        other => other.map_err(StoreError::io("remove", path)),
+        removed = gone(std::fs::remove_dir_all(path));
     }
+    removed.map_err(StoreError::io("remove", path))
 }
 
 /// Gives the owner every right on the directories below `path`.
