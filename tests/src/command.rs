@@ -201,7 +201,7 @@ impl Started {
     /// Waits until it has written this to its standard output.
     #[track_caller]
     pub fn says(&self, text: &str) {
-        until(&format!("{:?} from {}", text, self.shown), || self.stdout.text().contains(text).then_some(()));
+        until(format_args!("{:?} from {}", text, self.shown), || self.stdout.text().contains(text).then_some(()));
     }
 
     /// What it has written to its standard output so far.

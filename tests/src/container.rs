@@ -77,7 +77,7 @@ impl<'a> Container<'a> {
     /// Waits until its log has this.
     #[track_caller]
     pub fn says(&self, text: &str) {
-        until(&format!("{text:?} in the log of {self}"), || self.logs().stdout.contains(text).then_some(()));
+        until(format_args!("{text:?} in the log of {self}"), || self.logs().stdout.contains(text).then_some(()));
     }
 
     /// Where the host listens for a port of it.

@@ -13,7 +13,7 @@ fn what_a_step_changes_becomes_a_layer() {
     // The store is kept, and with it what it knows of earlier runs of this test.
     let name = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos().to_string();
     let dockerfile = format!(
-        "FROM toolbox\nENV NAME={name}\nWORKDIR /work\n\
+        "FROM toolbox\nENV NAME={name}\nWORKDIR /work/$NAME\n\
          RUN echo \"hello $NAME\" >greeting && mkdir -p a/b && touch a/b/c\n\
          RUN [\"/bin/cp\", \"greeting\", \"/copied\"]\n\
          RUN rm -r a && cat /copied | wc -l >lines\n"
