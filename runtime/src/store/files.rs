@@ -3,7 +3,6 @@
 use super::{Result, StoreError};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -252,34 +251,6 @@ fn open_up(path: &Path) {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             open_up(&entry.path());
         }
-    }
-}
-
-/// Begins to write a large file to the disk while it is still filled, so that whoever flushes it at the end has less to
-/// wait for. By itself the system would begin much later.
-#[derive(Debug, Default)]
-pub(crate) struct Trickle {
-    filled: u64,
-    begun: u64,
-}
-
-impl Trickle {
-    /// So much is begun at once, in bytes.
-    const PIECE: u64 = 8 << 20;
-
-    /// Says how long the file is now.
-    pub fn filled(&mut self, file: &File, length: u64) {
-        self.filled = length;
-        let more = self.filled.saturating_sub(self.begun);
-        if more < Self::PIECE {
-            return;
-        }
-        if let (Ok(from), Ok(more)) = (i64::try_from(self.begun), i64::try_from(more)) {
-            // SAFETY: the file is open, and nothing is handed over but numbers. That it could not begin changes nothing:
-            // what has to be on the disk is flushed later.
-            let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), from, more, libc::SYNC_FILE_RANGE_WRITE) };
-        }
-        self.begun = self.filled;
     }
 }
 

@@ -8,7 +8,6 @@ use super::arrival::Coming;
 use super::{Progress, PullError, Step};
 use crate::image::blobs;
 use crate::registry::{RegistryError, Repository, Sink};
-use crate::store::files::Trickle;
 use crate::store::{Lock, Store, StoreError, files};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -119,7 +118,6 @@ struct Partial {
     file: Arc<File>,
     hash: Sha256,
     len: u64,
-    trickle: Trickle,
     digest: String,
     coming: Arc<Coming>,
     progress: Arc<dyn Progress>,
@@ -137,16 +135,7 @@ impl Partial {
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = Arc::new(open().map_err(RegistryError::file("open", path))?);
         coming.begins(&file);
-        let mut partial = Self {
-            path: path.to_owned(),
-            file,
-            hash: Sha256::new(),
-            len: 0,
-            trickle: Trickle::default(),
-            digest,
-            coming,
-            progress,
-        };
+        let mut partial = Self { path: path.to_owned(), file, hash: Sha256::new(), len: 0, digest, coming, progress };
         let mut buffer = vec![0; 256 << 10];
         loop {
             let read = (&*partial.file).read(&mut buffer).map_err(RegistryError::file("read", path))?;
@@ -175,7 +164,6 @@ impl Sink for Partial {
     fn push(&mut self, piece: &[u8]) -> Result<(), RegistryError> {
         (&*self.file).write_all(piece).map_err(RegistryError::file("write", &self.path))?;
         self.count(piece);
-        self.trickle.filled(&self.file, self.len);
         Ok(())
     }
 
@@ -184,7 +172,7 @@ impl Sink for Partial {
         self.coming.restarts();
         let emptied = self.file.set_len(0).and_then(|()| (&*self.file).rewind());
         emptied.map_err(RegistryError::file("write", &self.path))?;
-        (self.hash, self.len, self.trickle) = (Sha256::new(), 0, Trickle::default());
+        (self.hash, self.len) = (Sha256::new(), 0);
         self.progress.layer(&self.digest, Step::Has(0));
         Ok(())
     }

@@ -10,7 +10,6 @@ use crate::image::entry::{self, MOST_LINKS, Node};
 use crate::image::unpack::Below;
 use crate::image::unpack::limits::{DIRECTORY_NAMES, Gauge, Limits, PATH};
 use crate::store::StoreError;
-use crate::store::files::Trickle;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -292,7 +291,7 @@ impl Target<'_> {
     fn file(&mut self, host: &Path, attributes: Attributes, content: &mut impl Read) -> std::io::Result<()> {
         // The name was cleared, and this would not follow a link.
         let mut file = File::create_new(host)?;
-        let (mut length, mut trickle) = (0_u64, Trickle::default());
+        let mut length = 0_u64;
         loop {
             let read = match content.read(&mut self.piece) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
@@ -306,7 +305,6 @@ impl Target<'_> {
             }
             file.write_all(piece)?;
             length = length.saturating_add(read);
-            trickle.filled(&file, length);
         }
         if self.as_root {
             unless_unmapped(std::os::unix::fs::fchown(&file, Some(attributes.owner.0), Some(attributes.owner.1)))?;
