@@ -34,7 +34,7 @@ impl Keeper {
             return Ok(None);
         };
         let host = self.host_pid();
-        let (read, written) = match self.alone() {
+        let (read, written) = match self.alone(id) {
             true => io(Path::new(&format!("/proc/{host}/io"))),
             false => usage.tasks.iter().fold((0, 0), |(read, written), task| {
                 let (more_read, more_written) = io(Path::new(&format!("/proc/{host}/task/{task}/io")));

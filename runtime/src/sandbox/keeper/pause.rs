@@ -22,8 +22,7 @@ impl Keeper {
         if self.is_paused() {
             return Err(SandboxError::Phase { id: id.to_owned(), phase: "paused", wanted: "paused again" });
         }
-        // Where containers share a sandbox, another may come while it stands still.
-        if self.0.shared || self.state().containers.iter().any(|(other, kept)| other != id && kept.lives()) {
+        if !self.alone(id) {
             return Err(SandboxError::Shared(id.to_owned()));
         }
         std::fs::write(self.0.place.join(PAUSED), []).map_err(system("write down that it is paused"))?;
