@@ -1,7 +1,7 @@
 //! Speaking to the sandbox of a container.
 
 use anyhow::{Result, bail};
-use sampan_runtime::container::{self, Container, Status, restart};
+use sampan_runtime::container::{Container, Status, restart};
 use sampan_runtime::store::{Lock, Store};
 use sampan_shim::client::{ClientError, SandboxClient};
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub fn speak(
 
 /// Connects to the container's sandbox; `None` when it has none, which is so while it waits for its next start too.
 pub async fn connect(store: &Store, found: &Container) -> Result<Option<SandboxClient>> {
-    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
+    let socket = found.socket(store);
     // A foreground container opens its socket a moment after its start.
     let mut pause = Duration::from_millis(1);
     loop {

@@ -154,7 +154,7 @@ fn share(then: &Look, now: &Look) -> f64 {
 }
 
 async fn ask(store: &Store, found: &Container) -> Result<StatsResponse> {
-    let socket = store.run_path().join(container::id::short(&found.record.id)).join("sock");
+    let socket = found.socket(store);
     let asked = async { SandboxClient::connect(&socket).await?.stats(&found.record.id).await };
     let answer = tokio::time::timeout(PATIENCE, asked).await.context("the sandbox does not answer")?;
     Ok(answer?)

@@ -3,12 +3,12 @@
 use super::create::PATH;
 use super::record::{MountKind, Record};
 use super::{Container, ContainerError, Result, id};
-use crate::grants::{Grants, RootGrant};
+use crate::grants::RootGrant;
 use crate::image::build::BuildError;
 use crate::image::build::commit::{self as build, Committed, Written};
 use crate::image::{Image, Images, Reference};
 use crate::rootfs;
-use crate::store::{Store, files};
+use crate::store::Store;
 use oci_spec::image::{Config, ImageConfiguration};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -89,7 +89,7 @@ fn found(store: &Store, container: &Container) -> Result<(Option<Image>, Written
 
 /// Where what the container has written lies, and the layers (topmost first) that it was written over.
 pub(super) fn written(container: &Container) -> Result<(Written, Vec<PathBuf>)> {
-    let grants = Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?;
+    let grants = container.grants()?;
     let upper = rootfs::upper(&container.dir);
     Ok(match grants.root {
         RootGrant::Layers(layers) if rootfs::is_copied(&container.dir) => {

@@ -1,10 +1,10 @@
 //! A container's files → an archive.
 
 use super::{Container, Result};
-use crate::grants::{Grants, RootGrant};
+use crate::grants::RootGrant;
 use crate::image::{self, Images};
 use crate::rootfs;
-use crate::store::{Store, files};
+use crate::store::Store;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub fn export(store: &Store, container: &Container, out: impl Write) -> Result<(
 
 /// The directories that make the container's tree together, topmost first.
 pub(super) fn tree(container: &Container) -> Result<Vec<PathBuf>> {
-    let grants = Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?;
+    let grants = container.grants()?;
     Ok(match grants.root {
         RootGrant::Ready(root) => vec![container.dir.join(root)],
         // Of a copy, the layers may have what was deleted in it.

@@ -2,8 +2,9 @@
 
 use super::record::{Container, Ended, Running, STARTED, Status};
 use super::remove::sweep;
-use super::{ContainerError, Result, health, restart, run_place, shared};
+use super::{ContainerError, Result, health, restart, run_place, shared, socket};
 use crate::events;
+use crate::grants::Grants;
 use crate::sandbox::{Fences, PAUSED};
 use crate::store::{Durability, Lock, Store, files};
 use std::path::{Path, PathBuf};
@@ -88,6 +89,20 @@ impl Container {
         let more = more.into_iter().map(|(key, value)| (key.to_owned(), value));
         let attributes = record.labels.clone().into_iter().chain(named).chain(more).collect();
         events::tell_all(store, events::Kind::Container, action, &record.id, attributes);
+    }
+
+    /// What its bundle grants.
+    ///
+    /// # Errors
+    /// When the bundle is not there, or says what cannot be granted.
+    pub fn grants(&self) -> Result<Grants> {
+        Ok(Grants::from_spec(&files::read_json(&self.dir.join("config.json"))?)?)
+    }
+
+    /// The socket of its sandbox, which is there while it runs.
+    #[must_use]
+    pub fn socket(&self, store: &Store) -> PathBuf {
+        socket(&run_place(store, &self.record.id))
     }
 
     /// Whether it runs, or did when its keeper was killed or the machine went down.

@@ -1,9 +1,8 @@
 //! Compiled code that no container and no image needs.
 
 use super::{Container, Result, find, program};
-use crate::grants::Grants;
 use crate::guest::garbage::{self, CodeUse};
-use crate::store::{Store, files};
+use crate::store::Store;
 use std::path::PathBuf;
 
 /// What compiled code takes, and how much of it is needed.
@@ -24,9 +23,7 @@ pub fn sweep_code(store: &Store) -> Result<CodeUse> {
 
 /// The files that containers run.
 fn programs(store: &Store) -> Result<Vec<PathBuf>> {
-    let program = |container: &Container| {
-        let spec = files::read_json(&container.dir.join("config.json")).ok()?;
-        Some(program::locate_program(&container.dir, &Grants::from_spec(&spec).ok()?).ok()?.0)
-    };
+    let program =
+        |container: &Container| Some(program::locate_program(&container.dir, &container.grants().ok()?).ok()?.0);
     Ok(find::list(store)?.iter().filter_map(program).collect())
 }

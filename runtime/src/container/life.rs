@@ -127,7 +127,7 @@ impl Lease {
     fn launch(&self, store: &Store, attach: Attach, input: Option<OwnedFd>) -> Result<(PathBuf, Keeper)> {
         let grants = match &self.unwritten {
             Some(unwritten) => unwritten.grants.clone(),
-            None => granted(&self.container)?,
+            None => self.container.grants()?,
         };
         let entry = entry(store, &self.container, grants, attach, input)?;
         store.run_dir()?;
@@ -141,11 +141,6 @@ impl Lease {
     pub fn container(&self) -> &Container {
         &self.container
     }
-}
-
-/// What a container's bundle grants.
-pub(super) fn granted(container: &Container) -> Result<Grants> {
-    Ok(Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?)
 }
 
 /// Puts together what a sandbox needs of a container, compiling its program if this is its first start here.
@@ -295,7 +290,7 @@ async fn live<F: Front>(run: &Run, store: &Store, front: &mut F) -> Result<(Snap
     let ended = if matches!(snapshot.phase, Phase::Ended(_)) {
         snapshot
     } else {
-        let socket = place.join("sock");
+        let socket = super::socket(place);
         let serving = front.serve(keeper.clone(), &socket);
         let waiting = keeper.wait(id);
         let health = async {
@@ -354,7 +349,7 @@ pub(super) fn note_running(
     files::remove_tree(&place)?;
     std::fs::create_dir(&place).map_err(StoreError::io("create", &place))?;
     if let Some(name) = &container.record.sandbox {
-        let link = place.join("sock");
+        let link = super::socket(&place);
         std::os::unix::fs::symlink(shared::socket(store, name), &link).map_err(StoreError::io("create", &link))?;
     }
     files::write_json(&place.join("running.json"), &running, Durability::Buffered)?;

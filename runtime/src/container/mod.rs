@@ -244,3 +244,8 @@ pub type Result<T, E = ContainerError> = std::result::Result<T, E>;
 pub(crate) fn run_place(store: &crate::store::Store, id: &str) -> PathBuf {
     store.run_path().join(id::short(id))
 }
+
+/// The socket of a sandbox, in its place.
+pub(crate) fn socket(place: &std::path::Path) -> PathBuf {
+    place.join("sock")
+}

@@ -6,13 +6,12 @@
 
 use super::find::load;
 use super::health::OnFailure;
-use super::life::{attend_health, entry, exit_of, granted, note_running, write_down};
+use super::life::{attend_health, entry, exit_of, note_running, write_down};
 use super::record::Ended;
 use super::restart::{Policy, Tries};
 use super::{Container, ContainerError, Result, id, run_place};
-use crate::sandbox::{self, Attach, Keeper, Outputs, Snapshot, TREES};
+use crate::sandbox::{self, Attach, Keeper, Outputs, Snapshot, TREES, allow_many_files};
 use crate::store::{Lock, Store, StoreError, files};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::convert::Infallible;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -53,7 +52,7 @@ fn place(store: &Store, name: &str) -> PathBuf {
 /// The control socket of the sandbox of this name, whether there is one or not.
 #[must_use]
 pub fn socket(store: &Store, name: &str) -> PathBuf {
-    place(store, name).join("sock")
+    super::socket(&place(store, name))
 }
 
 /// Removes what a killed sandbox has left.
@@ -86,7 +85,7 @@ impl Claim {
         let taken = std::fs::create_dir_all(&place).is_ok().then(|| Lock::try_take(&path));
         match taken {
             Some(Ok(Some(lock))) if lock.is_of(&path) => {
-                let _ = std::fs::remove_file(place.join("sock"));
+                let _ = std::fs::remove_file(super::socket(&place));
                 Ok(Some(Self { name: name.to_owned(), place, given_up: AtomicBool::new(false), lock }))
             }
             Some(Err(error)) if !error.is_not_found() => Err(error.into()),
@@ -108,15 +107,12 @@ impl Claim {
     /// When the sandbox cannot be made.
     pub fn make(self, store: &Store) -> Result<Shared> {
         // Each container has a lock, a pipe and more.
-        let limit = getrlimit(Resource::Nofile);
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+        allow_many_files();
         let keeper = sandbox::launch_shared(&self.place, &store.run_dir()?.join(TREES))?;
         let members = watch::Sender::new(Members::default());
         Ok(Shared(Arc::new(Inner { store: store.clone(), claim: self, keeper, members })))
     }
-}
 
-impl Claim {
     /// Leaves the right to a child that has it too.
     pub fn leave_to_child(self) {
         self.given_up.store(true, Ordering::SeqCst);
@@ -215,7 +211,7 @@ impl Shared {
     /// Where its control socket is.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.0.claim.place.join("sock")
+        super::socket(&self.0.claim.place)
     }
 
     /// Takes away what the sandbox has in the run directory; to be called when it has ended.
@@ -279,7 +275,7 @@ impl Shared {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
         let pipe = container.record.open_stdin.then(pipe).transpose();
         let (input, held) = pipe.map_err(|e| StoreError::io("make a pipe for", &dir)(e.into()))?.unzip();
-        let grants = granted(&container)?;
+        let grants = container.grants()?;
         keeper.create(entry(store, &container, grants, Attach::Viewers(outputs), input)?, true)?;
         if let Err(error) = keeper.start(id) {
             let _ = keeper.delete(id);

@@ -3,7 +3,7 @@
 use super::record::Record;
 use super::restart::Policy;
 use super::{Container, ContainerError, Result, shared};
-use crate::grants::{Grants, Resources};
+use crate::grants::Resources;
 use crate::store::{Durability, Lock, files};
 
 /// Held by who changes the record, or takes it away.
@@ -39,7 +39,7 @@ pub fn update(container: &Container, change: Update) -> Result<()> {
     if !change.resources.is_empty() {
         change.resources.apply(&mut record.limits);
         let path = container.dir.join("config.json");
-        let mut grants = Grants::from_spec(&files::read_json(&path)?)?;
+        let mut grants = container.grants()?;
         change.resources.apply(&mut grants.limits);
         files::write_json(&path, &grants.to_spec()?, Durability::Flushed)?;
     }

@@ -20,7 +20,7 @@ pub use http::Http;
 pub use limits::Limits;
 pub use ports::{Port, PortError, Protocol, Publish};
 pub use reach::Sockets;
-pub use resources::Resources;
+pub use resources::{Resources, SHARES};
 pub use secret::{Secret, Shown};
 
 use oci_spec::runtime::{Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder};

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// The period of a quota, in microseconds: what Docker and Kubernetes write.
 const PERIOD: u64 = 100_000;
-/// The shares of who says nothing of them.
-const SHARES: u64 = 1024;
+/// The CPU shares of who says nothing of them.
+pub const SHARES: u64 = 1024;
 
 /// Limits of memory and processors, as the OCI runtime specification has them (config-linux.md, "Memory" and "CPU").
 /// `None` says nothing of a limit, and 0 that it is the default.

@@ -2,13 +2,13 @@
 //! was recorded, whatever its times say. All of it is derived: what is wrong is removed, and compiled when it is next
 //! needed.
 
-use super::code::{Cache, Sidecar, Stamp, hash};
+use super::code::{Cache, Sidecar, Stamp, distrusted, hash};
 use crate::check::{Finding, REPAIR, Report, names_in};
 use crate::store::{Lock, Store, files};
 use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 /// Goes through the compiled code of every engine that has been used here.
@@ -66,18 +66,13 @@ fn look(dir: &Path, digest: &str) -> Option<Trouble> {
     };
     let problem = match file.metadata() {
         Err(e) => Some(format!("it cannot be looked at ({e})")),
-        Ok(meta) if !meta.is_file() => Some("it is no file".to_owned()),
-        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => {
-            Some(format!("it belongs to user {}", meta.uid()))
-        }
-        Ok(meta) if meta.mode() & 0o022 != 0 => Some("others may write it".to_owned()),
-        Ok(_) => match hash(&mut file) {
+        Ok(meta) => distrusted(&meta).or_else(|| match hash(&mut file) {
             Err(e) => Some(format!("it cannot be read ({e})")),
             Ok(found) if found != known.sha256 => {
                 Some(format!("it is not what was compiled (its hash is {found}, recorded is {})", known.sha256))
             }
             Ok(_) => None,
-        },
+        }),
     };
     problem.map(Trouble::Wrong)
 }

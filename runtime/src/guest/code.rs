@@ -192,10 +192,7 @@ impl Cache {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::open(&code, flags, Mode::empty()).ok()?);
         let meta = file.metadata().ok()?;
-        if !meta.is_file()
-            || meta.uid() != rustix::process::geteuid().as_raw()
-            || meta.permissions().mode() & 0o022 != 0
-        {
+        if distrusted(&meta).is_some() {
             return None;
         }
         let mut known: Sidecar = files::read_json(&sidecar).ok()?;
@@ -246,6 +243,16 @@ pub(super) fn hash(file: &mut File) -> std::io::Result<String> {
         }
     }
     Ok(format!("sha256:{}", hex(&hasher.finalize())))
+}
+
+/// Why a file of the cache may not be what we have written.
+pub(super) fn distrusted(meta: &Metadata) -> Option<String> {
+    match meta {
+        meta if !meta.is_file() => Some("it is no file".to_owned()),
+        meta if meta.uid() != rustix::process::geteuid().as_raw() => Some(format!("it belongs to user {}", meta.uid())),
+        meta if meta.mode() & 0o022 != 0 => Some("others may write it".to_owned()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

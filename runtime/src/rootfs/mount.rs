@@ -95,9 +95,7 @@ pub(super) fn memory_below(root: &Path, memory: &OwnedFd, destination: &Path) ->
     set_attributes(memory, SAFE.union(MountAttrFlags::MOUNT_ATTR_RDONLY), 0)
         .map_err(RootfsError::io("make read-only", destination))?;
     let place = make_place(root, destination, true)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(memory.as_fd(), "", place.as_fd(), "", flags)
-        .map_err(|e| RootfsError::io("mount on", destination)(e.into()))
+    move_onto(memory, &place).map_err(|e| RootfsError::io("mount on", destination)(e.into()))
 }
 
 /// Where a path of the tree at `root` is; no link leads out of it.
@@ -120,14 +118,7 @@ pub(super) fn bind_below(root: &Path, bind: &BindGrant) -> Result<()> {
     }
     let is_dir = std::fs::metadata(&bind.source).is_ok_and(|m| m.is_dir());
     let place = make_place(root, &bind.destination, is_dir)?;
-    move_mount(
-        tree.as_fd(),
-        "",
-        place.as_fd(),
-        "",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-    )
-    .map_err(|e| match e {
+    move_onto(&tree, &place).map_err(|e| match e {
         rustix::io::Errno::NOTDIR | rustix::io::Errno::INVAL | rustix::io::Errno::ISDIR => {
             RootfsError::Mismatch { from: bind.source.clone(), to: bind.destination.clone() }
         }
@@ -140,6 +131,12 @@ pub(super) fn make_read_only(target: &Path) -> Result<()> {
     let root = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| RootfsError::io("open", target)(e.into()))?;
     set_attributes(&root, MountAttrFlags::MOUNT_ATTR_RDONLY, 0).map_err(RootfsError::io("make read-only", target))
+}
+
+/// Mounts what has no place yet on what was opened.
+fn move_onto(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount.as_fd(), "", place.as_fd(), "", flags)
 }
 
 fn attach(mount: &OwnedFd, target: &Path) -> Result<()> {

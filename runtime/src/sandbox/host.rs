@@ -144,7 +144,7 @@ fn quiet_errors() {
 }
 
 /// A server has a descriptor for each connection, and the usual limit is there for programs that use select(2).
-fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

@@ -21,6 +21,7 @@ mod wire;
 
 pub use exec::{ExecError, ExecSpec, ExecStdio};
 pub use fence::{Fence, Fences};
+pub(crate) use host::allow_many_files;
 pub use keeper::Keeper;
 pub(crate) use keeper::PAUSED;
 pub use log::Attach;

@@ -2,7 +2,7 @@
 
 use super::wire::{self, Order};
 use super::{Keeper, SandboxError, share_of_session, system};
-use crate::grants::Resources;
+use crate::grants::{Resources, SHARES};
 use crate::guest::{Counted, cpu};
 
 impl Keeper {
@@ -20,7 +20,7 @@ impl Keeper {
             return Err(SandboxError::InUse { id: id.to_owned(), used: usage.memory, limit });
         }
         if let Some(shares) = change.cpu_shares {
-            let shares = if shares == 0 { 1024 } else { shares };
+            let shares = if shares == 0 { SHARES } else { shares };
             for thread in usage.tasks {
                 match cpu::set_niceness(thread, cpu::niceness(shares)) {
                     // It has ended meanwhile.
@@ -28,7 +28,7 @@ impl Keeper {
                     set => set.map_err(system("change its share of a busy machine"))?,
                 }
             }
-            if self.alone() {
+            if self.alone(id) {
                 share_of_session(shares);
             }
         }

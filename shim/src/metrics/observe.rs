@@ -3,7 +3,7 @@
 use crate::client::SandboxClient;
 use crate::v1::{HttpResponse, NetworkResponse, StatsResponse};
 use futures::stream::{self, StreamExt as _};
-use sampan_runtime::container::{self, Container, ContainerError, Record, Running, Status, id};
+use sampan_runtime::container::{self, Container, ContainerError, Record, Running, Status};
 use sampan_runtime::store::Store;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -51,9 +51,8 @@ pub(super) async fn all(store: &Store) -> Result<Observed, ContainerError> {
 }
 
 async fn ask(store: &Store, container: Container, running: Running) -> Figures {
-    let record = container.record;
-    let mut figures = Figures { record, running, stats: None, network: None, http: None };
-    let socket = store.run_path().join(id::short(&figures.record.id)).join("sock");
+    let socket = container.socket(store);
+    let mut figures = Figures { record: container.record, running, stats: None, network: None, http: None };
     let asking = async {
         let client = SandboxClient::connect(&socket).await.ok()?;
         let id = figures.record.id.clone();

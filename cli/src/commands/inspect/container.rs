@@ -5,7 +5,7 @@ use crate::commands::{port, ps};
 use rustix::process::{Resource, getrlimit};
 use sampan_runtime::container::networks;
 use sampan_runtime::container::{self, Container, Given, Giver, MountKind, MountPoint, Record, Status};
-use sampan_runtime::grants::{Limits, Port, Secret, Shown};
+use sampan_runtime::grants::{Limits, Port, SHARES, Secret, Shown};
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::{Fence, Fences, log};
 use sampan_runtime::store::Store;
@@ -279,7 +279,7 @@ fn limits(limits: &Limits) -> Value {
     json!({
         "Memory": limits.memory.unwrap_or_else(Limits::default_memory),
         "NanoCpus": limits.nano_cpus.unwrap_or(processors * 1_000_000_000),
-        "CpuShares": limits.cpu_shares.unwrap_or(1024),
+        "CpuShares": limits.cpu_shares.unwrap_or(SHARES),
         // Nothing is for ever.
         "Storage": limits.storage,
         "TimeoutMs": limits.timeout.map(|timeout| timeout.as_millis()),

@@ -9,7 +9,7 @@ use super::create::{release_name, take_name};
 use super::record::{Container, Ended, MountKind, Record};
 use super::{ContainerError, Result, id, networks, remove, volumes};
 use crate::check::{Finding, REPAIR, Report, names_in};
-use crate::grants::{Grants, RootGrant};
+use crate::grants::RootGrant;
 use crate::image::Images;
 use crate::rootfs;
 use crate::store::{Durability, Lock, Store, StoreError, files};
@@ -44,16 +44,14 @@ pub(crate) fn check(store: &Store, report: &mut Report) -> Result<()> {
 /// The name of a running container that has this layer below it.
 pub(crate) fn user_of_layer(store: &Store, layer: &Path) -> Option<String> {
     let uses = |container: &Container| {
-        Lock::is_held(&container.dir.join("lock"))
-            && layers(&container.dir).is_ok_and(|all| all.iter().any(|l| l == layer))
+        Lock::is_held(&container.dir.join("lock")) && layers(container).is_ok_and(|all| all.iter().any(|l| l == layer))
     };
     super::list(store).ok()?.into_iter().find(uses).map(|container| container.record.name)
 }
 
 /// The layers below a container.
-fn layers(dir: &Path) -> Result<Vec<PathBuf>> {
-    let grants = Grants::from_spec(&files::read_json(&dir.join("config.json"))?)?;
-    Ok(match grants.root {
+fn layers(container: &Container) -> Result<Vec<PathBuf>> {
+    Ok(match container.grants()?.root {
         RootGrant::Layers(layers) => layers,
         RootGrant::Ready(_) => vec![],
     })
@@ -105,7 +103,7 @@ type Found<'a> = Vec<(Finding, Option<Mend<'a>>)>;
 fn check_bundle<'a>(store: &'a Store, container: &'a Container, object: &str, found: &mut Found<'a>) {
     let dir = &container.dir;
     let again = format!("make it anew: sampan rm {}, then create it again", container.record.name);
-    match layers(dir) {
+    match layers(container) {
         Err(error) => found.push((Finding::wrong(object, error, &dir.join("config.json"), &again), None)),
         Ok(layers) => {
             for layer in layers.into_iter().filter(|layer| !layer.is_dir()) {

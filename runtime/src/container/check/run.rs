@@ -67,7 +67,7 @@ fn check_place(store: &Store, short: &str, place: &Path, report: &mut Report) {
         Ok((Status::Running(running), container)) => Some((running.keeper, container.record.name)),
         _ => None,
     };
-    let socket = place.join("sock");
+    let socket = crate::container::socket(place);
     let begun = Instant::now();
     while !socket.exists() {
         let Some((keeper, name)) = running() else { return };

@@ -7,7 +7,7 @@ use crate::rootfs;
 use crate::sandbox::aside::in_child;
 use crate::sandbox::fence::enter_namespaces;
 use crate::sandbox::{Fence, TREES};
-use crate::store::{Lock, Store, StoreError, files};
+use crate::store::{Lock, Store, StoreError};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::UnshareFlags;
 use serde::Serialize;
@@ -54,7 +54,7 @@ fn find(store: &Store, container: &Container) -> Result<(Tree, Option<Lock>)> {
     let id = container.record.id.clone();
     let lock = Lock::try_take(&container.dir.join("lock"))?
         .ok_or(ContainerError::Running { id, hint: "it starts or ends at this moment; try again" })?;
-    let grants = Box::new(Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?);
+    let grants = Box::new(container.grants()?);
     let place = store.run_dir()?.join(TREES).join("0");
     std::fs::create_dir_all(&place).map_err(StoreError::io("create", &place))?;
     Ok((Tree::ToMount { grants, place }, Some(lock)))
@@ -69,7 +69,7 @@ fn mounted(store: &Store, container: &Container, running: &Running) -> Result<Tr
         let trees = trees.strip_prefix("/").unwrap_or(&trees).join(running.tree.to_string());
         Path::new("/proc").join(running.keeper.to_string()).join("root").join(trees)
     } else {
-        let grants = Grants::from_spec(&files::read_json(&container.dir.join("config.json"))?)?;
+        let grants = container.grants()?;
         without_namespace(&grants, &container.dir)?
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
