@@ -116,6 +116,10 @@ impl<'a> Container<'a> {
         if who != Strike::Keeper {
             kill(host, Signal::KILL);
         }
+        for (killed, pid) in [(who != Strike::Host, keeper), (who != Strike::Keeper, host)] {
+            // A process that is busy dies a moment later.
+            until(format_args!("the process {pid} is gone"), || (!killed || is_gone(pid)).then_some(()));
+        }
     }
 
     #[track_caller]
@@ -123,6 +127,12 @@ impl<'a> Container<'a> {
         let pid = self.inspect(format);
         pid.parse().ok().filter(|pid| *pid > 0).or_fail(format_args!("{self} has no process: {pid:?}"))
     }
+}
+
+/// Whether a process is no more, or waits only for its parent to hear of that.
+fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
 /// Which of a sandbox's processes is killed.

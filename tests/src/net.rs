@@ -125,6 +125,12 @@ impl Http {
         self.stream.get_mut().write_all(bytes).or_fail("cannot send");
     }
 
+    /// Waits until an answer has begun to come.
+    #[track_caller]
+    pub fn is_answered(&mut self) {
+        self.stream.fill_buf().or_fail("no answer begins");
+    }
+
     /// Reads an answer; `None` when the connection ends before it is whole.
     #[must_use]
     pub fn answer_or_end(&mut self) -> Option<Response> {

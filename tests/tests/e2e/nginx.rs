@@ -145,6 +145,7 @@ fn many_are_served_at_once_and_what_is_in_hand_is_finished() {
     let idle = Http::connect(port);
     let mut http = Http::connect(port);
     http.send("GET", "/big", b"");
+    http.is_answered();
     // More than the buffers on the way hold, so that it is still being sent.
     let stop = std::thread::spawn({
         let line = format!("stop -t 30 {nginx}");
