@@ -7,7 +7,7 @@ use crate::limits::{LimitFlags, size};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::restart::Policy;
-use sampan_runtime::container::{Join, MountRequest, MountSource, Settings, id};
+use sampan_runtime::container::{Inside, Join, MountRequest, MountSource, Settings, id};
 use sampan_runtime::grants::{Http, Network, Port, Publish, Rule, Secret, Shown};
 use sampan_runtime::rootfs::normalize;
 use sampan_runtime::sandbox::log::{self, Driver};
@@ -186,6 +186,7 @@ impl ContainerFlags {
             working_dir: self.workdir.map(absolute_workdir).transpose()?,
             labels: parse_labels(&self.label),
             sandbox: self.sandbox,
+            inside: Inside::default(),
             published: published.collect(),
             publish_all: self.publish_all,
             exposed: self.expose,

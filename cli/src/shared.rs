@@ -4,8 +4,8 @@ use crate::commands::words;
 use crate::front::{Failed, leave_terminal};
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt, stream};
-use sampan_runtime::container::ContainerError;
 use sampan_runtime::container::shared::{Claim, Shared, socket};
+use sampan_runtime::container::{self, ContainerError, Inside};
 use sampan_runtime::sandbox::close_all_but;
 use sampan_runtime::store::Store;
 use sampan_shim::Serving;
@@ -86,7 +86,7 @@ impl Joiner {
             }
             self.there = None;
             match Claim::take(store, name)? {
-                Some(claim) => make(store, claim)?,
+                Some(claim) => make(store, claim, &container::find(store, id)?.record.inside)?,
                 // Somebody makes it or ends it at this moment.
                 None => std::thread::sleep(pause),
             }
@@ -124,7 +124,7 @@ fn started(answer: JoinResponse) -> Result<()> {
 /// Makes the sandbox, in a process that goes on when this one ends; returns when it can be asked.
 ///
 /// To be called while this process has one thread: it forks.
-fn make(store: &Store, claim: Claim) -> Result<()> {
+fn make(store: &Store, claim: Claim, inside: &Inside) -> Result<()> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     // SAFETY: this process has one thread, so the child may go on as its parent would.
     match unsafe { libc::fork() } {
@@ -132,7 +132,7 @@ fn make(store: &Store, claim: Claim) -> Result<()> {
         0 => {
             drop(reader);
             let mut answer = Some(File::from(writer));
-            if let Err(error) = keep(store, claim, &mut answer) {
+            if let Err(error) = keep(store, claim, inside, &mut answer) {
                 let code = error.downcast_ref::<ContainerError>().map_or(125, ContainerError::exit_code);
                 let failed = Failed { code, message: words(&error) };
                 if let (Some(mut pipe), Ok(text)) = (answer, serde_json::to_vec(&failed)) {
@@ -157,12 +157,12 @@ fn make(store: &Store, claim: Claim) -> Result<()> {
 }
 
 /// The keeper of a sandbox, from its beginning to its end.
-fn keep(store: &Store, claim: Claim, answer: &mut Option<File>) -> Result<()> {
+fn keep(store: &Store, claim: Claim, inside: &Inside, answer: &mut Option<File>) -> Result<()> {
     leave_terminal().context("cannot leave the terminal")?;
     // Who has asked for the sandbox may look on by FIFOs, whose ends are not this process's.
     let answering = answer.iter().map(AsRawFd::as_raw_fd);
     close_all_but(answering.chain([claim.descriptor()]).collect());
-    let shared = claim.make(store)?;
+    let shared = claim.make(store, inside)?;
     let runtime = tokio::runtime::Builder::new_current_thread().thread_keep_alive(IDLE).enable_all().build()?;
     let kept = runtime.block_on(serve(store, &shared, answer));
     runtime.shutdown_background();

@@ -226,6 +226,7 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         working_dir,
         labels,
         sandbox: settings.sandbox,
+        inside: settings.inside,
         network: settings.network,
         joined: None,
         egress: settings.egress,

@@ -58,7 +58,7 @@ pub(crate) use program::search;
 pub use program::{locate_in_image, locate_in_layers, locate_program, program_of};
 pub use record::{Container, Ended, Given, Giver, Joined, MountKind, MountPoint, Record, Restarting, Running, Status};
 pub use remove::remove;
-pub use settings::{Join, MountRequest, MountSource, Settings};
+pub use settings::{Inside, Join, MountRequest, MountSource, Settings};
 pub use update::{Update, update};
 
 use crate::config::ConfigError;

@@ -3,6 +3,7 @@
 
 use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
+use super::settings::Inside;
 use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish, Secret};
 use crate::guest::KILLED;
 use crate::sandbox::{Exit, Fences, log};
@@ -47,6 +48,9 @@ pub struct Record {
     /// The sandbox that it shares with others, by its name.
     #[serde(default)]
     pub sandbox: Option<String>,
+    /// Where that sandbox is made.
+    #[serde(default)]
+    pub inside: Inside,
     /// How it is connected.
     pub network: Network,
     /// The network of its user's that it is on.

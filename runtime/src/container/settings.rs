@@ -4,6 +4,7 @@ use super::health::{Check, OnFailure};
 use super::restart::Policy;
 use crate::grants::{Egress, Http, Limits, Network, Port, Publish, Secret};
 use crate::sandbox::log;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// The sandbox that it is to share with others, by its name.
     pub sandbox: Option<String>,
+    /// Where that sandbox is made.
+    pub inside: Inside,
     /// Ports with an address of the host.
     pub published: Vec<Publish>,
     /// Whether every exposed port is published somewhere.
@@ -69,6 +72,18 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// A Wasm file that is the program, for a container without an image.
     pub module: Option<PathBuf>,
+}
+
+/// What a sandbox is made in, where that is not what its maker is in itself: a pod, say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Inside {
+    /// A network namespace, by the path of a file that stands for it (ip-netns(8)).
+    pub network: Option<PathBuf>,
+    /// What names are looked up by instead of `/etc/resolv.conf` (resolv.conf(5)).
+    pub resolv_conf: Option<PathBuf>,
+    /// What is known of hosts instead of `/etc/hosts` (hosts(5)).
+    pub hosts: Option<PathBuf>,
 }
 
 /// A place in a network that a front end asks for.

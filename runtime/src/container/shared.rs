@@ -9,7 +9,7 @@ use super::health::OnFailure;
 use super::life::{attend_health, entry, exit_of, note_running, write_down};
 use super::record::Ended;
 use super::restart::{Policy, Tries};
-use super::{Container, ContainerError, Result, id, run_place};
+use super::{Container, ContainerError, Inside, Result, id, run_place};
 use crate::sandbox::{self, Attach, Keeper, Outputs, Snapshot, TREES, allow_many_files};
 use crate::store::{Lock, Store, StoreError, files};
 use std::convert::Infallible;
@@ -99,16 +99,16 @@ impl Claim {
         self.lock.descriptor()
     }
 
-    /// Makes the sandbox, with no container in it yet.
+    /// Makes the sandbox where it is to be, with no container in it yet.
     ///
     /// To be called while this process has one thread: it forks.
     ///
     /// # Errors
     /// When the sandbox cannot be made.
-    pub fn make(self, store: &Store) -> Result<Shared> {
+    pub fn make(self, store: &Store, inside: &Inside) -> Result<Shared> {
         // Each container has a lock, a pipe and more.
         allow_many_files();
-        let keeper = sandbox::launch_shared(&self.place, &store.run_dir()?.join(TREES))?;
+        let keeper = sandbox::launch_shared(&self.place, &store.run_dir()?.join(TREES), inside)?;
         let members = watch::Sender::new(Members::default());
         Ok(Shared(Arc::new(Inner { store: store.clone(), claim: self, keeper, members })))
     }

@@ -20,6 +20,7 @@
 
 pub mod http;
 mod names;
+pub mod namespace;
 pub mod outside;
 pub mod own;
 pub mod peers;

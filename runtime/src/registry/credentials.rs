@@ -31,6 +31,14 @@ pub enum Credential {
     IdentityToken(String),
 }
 
+impl Credential {
+    /// What `auth` in these files says: base64 of `user:password`.
+    #[must_use]
+    pub fn from_basic(auth: &str) -> Option<Self> {
+        decode(auth)
+    }
+}
+
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -102,6 +102,14 @@ pub fn cover(target: &Path) -> Result<()> {
     mount::memory(target)
 }
 
+/// Puts a file in the place of another, which is left alone where there is none.
+///
+/// # Errors
+/// When the one is not there, or the system refuses.
+pub fn stand_in(instead: &Path, place: &Path) -> Result<()> {
+    if place.exists() { mount::stand_in(instead, place) } else { Ok(()) }
+}
+
 /// Takes away the tree at `target`; who has something of it open keeps that.
 ///
 /// # Errors

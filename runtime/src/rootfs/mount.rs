@@ -126,6 +126,14 @@ pub(super) fn bind_below(root: &Path, bind: &BindGrant) -> Result<()> {
     })
 }
 
+/// Mounts a file on another, of this namespace.
+pub(super) fn stand_in(instead: &Path, place: &Path) -> Result<()> {
+    let tree = clone_tree(instead)?;
+    let onto = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| RootfsError::io("open", place)(e.into()))?;
+    move_onto(&tree, &onto).map_err(|e| RootfsError::io("mount on", place)(e.into()))
+}
+
 /// Takes the right to write from the mount at `target`, not from those below it.
 pub(super) fn make_read_only(target: &Path) -> Result<()> {
     let root = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())

@@ -29,6 +29,7 @@ pub use outputs::Outputs;
 pub use snapshot::{Exit, Phase, Snapshot};
 pub use stats::Stats;
 
+use crate::container::Inside;
 use crate::grants::{Grants, Protocol};
 use crate::guest::code::Code;
 use crate::network::peers;
@@ -36,6 +37,8 @@ use crate::network::reserve::{PortInUse, reserve};
 use crate::rootfs::{self, RootfsError};
 use crate::store::Store;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::thread::LinkNameSpaceType;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -217,12 +220,25 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
 ///
 /// # Errors
 /// When there is no mount namespace to be had, or the system refuses; then nothing is left.
-pub fn launch_shared(place: &Path, trees: &Path) -> Result<Keeper, SandboxError> {
+pub fn launch_shared(place: &Path, trees: &Path, inside: &Inside) -> Result<Keeper, SandboxError> {
     std::fs::create_dir_all(trees).map_err(system("make the sandbox's directory"))?;
+    // The keeper too: it opens the doors, and looks names up.
+    if let Some(network) = &inside.network {
+        let enter = || -> std::io::Result<()> {
+            let network = File::open(network)?;
+            Ok(rustix::thread::move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?)
+        };
+        enter().map_err(system("enter the network namespace"))?;
+    }
     let namespaces = fence::enter_namespaces_to_stay();
     let rootless = namespaces.clone().map_err(SandboxError::NoSharing)?.rootless;
     // As many mount points as containers come, of which nothing is left when the namespace goes.
     rootfs::cover(trees)?;
+    for (file, instead) in [("/etc/resolv.conf", &inside.resolv_conf), ("/etc/hosts", &inside.hosts)] {
+        if let Some(instead) = instead {
+            rootfs::stand_in(instead, Path::new(file))?;
+        }
+    }
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(system("make the control socket"))?;
     // SAFETY: this process has one thread, so the child may go on as its parent would.

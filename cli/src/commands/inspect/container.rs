@@ -329,6 +329,7 @@ mod tests {
             working_dir: "/".into(),
             labels: [("a".to_owned(), "b".to_owned())].into(),
             sandbox: None,
+            inside: Default::default(),
             network: Network::Default,
             joined: None,
             published: [Publish::parse("8080:8000").unwrap(), Publish::parse("127.0.0.1::8000").unwrap()].concat(),

@@ -3,6 +3,7 @@
 use super::{Config, Driver, Line};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A log that is written to. When its file has grown to the limit it becomes the first of the older ones, `json.log.1`,
@@ -28,6 +29,10 @@ impl LogFile {
     pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.config.driver == Driver::None {
             return Ok(());
+        }
+        // Whoever keeps the logs of a node renames the file, and wants another from then on (ReopenContainerLog).
+        if self.config.driver == Driver::Cri && self.open.as_ref().is_some_and(|(file, _)| !is_at(file, &self.path)) {
+            self.open = None;
         }
         let (file, size) = match &mut self.open {
             Some(open) => open,
@@ -57,6 +62,13 @@ impl LogFile {
         }
         std::fs::rename(&self.path, older(&self.path, 1))
     }
+}
+
+/// Whether a file is the one that lies at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let key = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let here = file.metadata().map(key).ok();
+    here.is_some() && here == std::fs::metadata(path).map(key).ok()
 }
 
 fn older(path: &Path, number: u32) -> PathBuf {
