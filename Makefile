@@ -28,12 +28,12 @@ samples: build guests
 
 ## Everything that gates a change
 test: lint guests build
-	cargo test $(CARGO_FLAGS) --workspace
+	PATH="$$(tests/tools.sh):$$PATH" cargo test $(CARGO_FLAGS) --workspace
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --workspace
 
 ## What takes too long for every change: rounds of kill -9, many containers, long runs
 test-long: guests build fuzz
-	cargo test $(CARGO_FLAGS) -p sampan-tests -- --ignored
+	PATH="$$(tests/tools.sh):$$PATH" cargo test $(CARGO_FLAGS) -p sampan-tests -- --ignored
 
 ## Feed the parsers of what others write with whatever comes, for FUZZ_SECONDS each
 fuzz:

@@ -1,4 +1,4 @@
-//! Generates the side service's messages and stubs.
+//! Generates the messages and stubs of the side service and of CRI.
 
 use std::error::Error;
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
@@ -22,5 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let kept: Vec<_> = text.lines().filter(|l| !inner(l)).collect();
         std::fs::write(&path, kept.join("\n"))?;
     }
+    let cri = protox::compile(["cri/api.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(cri)?;
     Ok(())
 }

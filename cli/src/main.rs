@@ -17,9 +17,9 @@ mod shared;
 mod terminal;
 mod verbatim;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, Command};
-use sampan_runtime::container::ContainerError;
+use sampan_runtime::container::{ContainerError, id};
 use sampan_runtime::store::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,12 +51,32 @@ pub struct AlreadyTold;
 #[derive(Debug)]
 pub struct Context {
     root: Option<PathBuf>,
+    namespace: Option<String>,
 }
 
 impl Context {
-    /// The store that `--root` or `SAMPAN_ROOT` names, or the usual one.
+    /// The store that `--root` or `SAMPAN_ROOT` names, or the usual one; of its namespaces, the one that was named.
     pub fn store(&self) -> Result<Store> {
-        Ok(Store::locate(self.root.as_deref())?)
+        let Some(name) = &self.namespace else { return Ok(Store::locate(self.root.as_deref())?) };
+        let place = self.namespace_place(name)?;
+        if !place.is_dir() {
+            bail!("there is no namespace {name:?} in this store: k8s.io comes with `sampan serve --cri`");
+        }
+        Ok(Store::locate(Some(&place))?)
+    }
+
+    /// The namespace that was named, or this one: a store of its own, which is made if there is none.
+    pub fn namespace(&self, usual: &str) -> Result<Store> {
+        Ok(Store::locate(Some(&self.namespace_place(self.namespace.as_deref().unwrap_or(usual))?))?)
+    }
+
+    fn namespace_place(&self, name: &str) -> Result<PathBuf> {
+        if !id::is_name(name) {
+            bail!("{name:?} is no namespace: letters, digits, dots, dashes and underscores make one, as k8s.io");
+        }
+        let store = Store::locate(self.root.as_deref())?;
+        let place = store.root().join("namespaces").join(name);
+        Ok(place)
     }
 }
 
@@ -127,7 +147,7 @@ const COMMANDS: &[Entry] = &[
     entry!("rmi", "Remove images", images::RmiArgs),
     entry!("run", "Create a container from an image (or a .wasm file) and run it", run::RunArgs),
     entry!("save", "Write images into an archive that other tools can load", exchange::SaveArgs),
-    entry!("serve", "Serve other programs: metrics", serve::ServeArgs),
+    entry!("serve", "Serve other programs: Kubernetes, metrics", serve::ServeArgs),
     entry!("start", "Start stopped containers", run::StartArgs),
     entry!("stats", "Show what containers use", stats::StatsArgs),
     entry!("stop", "Stop running containers", lifecycle::StopArgs),
@@ -198,10 +218,16 @@ pub fn command_line() -> Command {
         .env("SAMPAN_ROOT")
         .global(true)
         .help("Where images and containers lie");
+    let namespace = Arg::new("namespace")
+        .long("namespace")
+        .value_name("NAME")
+        .global(true)
+        .help("Whose images and containers: none for yours, k8s.io for those of the Kubernetes node");
     let command = Command::new("sampan")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Containers that are WebAssembly programs")
-        .arg(root);
+        .arg(root)
+        .arg(namespace);
     with_entries(command, COMMANDS)
 }
 
@@ -240,7 +266,10 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 125 } else { 0 });
         }
     };
-    let context = Context { root: matches.get_one::<PathBuf>("root").cloned() };
+    let context = Context {
+        root: matches.get_one::<PathBuf>("root").cloned(),
+        namespace: matches.get_one::<String>("namespace").cloned(),
+    };
     let Some((entry, sub)) = chosen(COMMANDS, &matches) else { return ExitCode::from(125) };
     let Does::This(run) = entry.does else { return ExitCode::from(125) };
     run(&context, sub).unwrap_or_else(|error| {

@@ -1,9 +1,11 @@
-//! How other programs speak to Sampan: the face of a sandbox on its control socket.
+//! How other programs speak to Sampan: the faces of a sandbox, on its control socket, and of a whole store.
 //!
-//! Two services over ttrpc on one Unix socket: containerd's Task API, which others know, registered under the names of
+//! `cri` is the face of a node to Kubernetes, and `metrics` to Prometheus. The rest is a sandbox's:
+//! two services over ttrpc on one Unix socket: containerd's Task API, which others know, registered under the names of
 //! both its versions (the messages are the same), and beside it `sampan.v1` for what that lacks.
 
 pub mod client;
+pub mod cri;
 mod exec;
 pub mod metrics;
 mod server;

@@ -17,6 +17,8 @@ pub enum Need {
     Ipv6,
     /// File systems in image files can be mounted.
     LoopDevice,
+    /// The plugins that connect pods.
+    CniPlugins,
 }
 
 impl Need {
@@ -30,6 +32,7 @@ impl Need {
             ),
             Self::UserNamespaces => succeeds("unshare", &["--user", "--mount", "true"]),
             Self::LoopDevice => succeeds("losetup", &["-f"]),
+            Self::CniPlugins => std::path::Path::new("/usr/lib/cni/bridge").exists(),
             Self::Ipv6 => std::net::TcpListener::bind("[::1]:0").is_ok(),
         }
     }

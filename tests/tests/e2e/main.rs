@@ -22,6 +22,8 @@ mod copy;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod cri;
+#[cfg(test)]
 mod dense;
 #[cfg(test)]
 mod dockerfile;

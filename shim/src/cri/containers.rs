@@ -1,0 +1,316 @@
+//! Containers of pods: what is written down of them beside their record, and their life.
+
+use super::pods::Pod;
+use super::settings::{self, shown};
+use super::v1::{
+    Container as Listed, ContainerConfig, ContainerFilter, ContainerResources, ContainerState, ContainerStatus,
+    ImageSpec, LinuxContainerResources,
+};
+use super::{Node, nanos, of_container, of_image, of_store};
+use crate::client::SandboxClient;
+use prost::Message;
+use sampan_runtime::container::{self, Container, ContainerError, Status, Update, shared};
+use sampan_runtime::grants::Resources;
+use sampan_runtime::image::Images;
+use sampan_runtime::sandbox::log;
+use sampan_runtime::store::{Durability, StoreError, files};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tonic::Status as Refusal;
+
+/// What kubelet asked for when it had a container made, in the container's directory.
+const KEPT: &str = "cri.pb";
+/// The signals of a stop.
+const SIGKILL: u32 = 9;
+const SIGTERM: u32 = 15;
+
+/// What is written down of a container beside its record.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Asked {
+    #[prost(string, tag = "1")]
+    pub pod: String,
+    #[prost(message, optional, tag = "2")]
+    pub config: Option<ContainerConfig>,
+    /// Where its log is; empty when nobody wants it.
+    #[prost(string, tag = "3")]
+    pub log: String,
+}
+
+impl Asked {
+    pub fn config(&self) -> ContainerConfig {
+        self.config.clone().unwrap_or_default()
+    }
+}
+
+/// A container of a pod.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub container: Container,
+    pub asked: Asked,
+}
+
+impl Known {
+    pub fn id(&self) -> &str {
+        &self.container.record.id
+    }
+
+    fn of(container: Container) -> Option<Self> {
+        let bytes = std::fs::read(container.dir.join(KEPT)).ok()?;
+        Some(Self { asked: Asked::decode(bytes.as_slice()).ok()?, container })
+    }
+
+    fn image(&self) -> ImageSpec {
+        let spec = self.asked.config().image.unwrap_or_default();
+        ImageSpec { image: shown(&spec, &spec.image), ..spec }
+    }
+
+    pub fn listed(&self, status: &Status) -> Listed {
+        let config = self.asked.config();
+        let record = &self.container.record;
+        Listed {
+            id: record.id.clone(),
+            pod_sandbox_id: self.asked.pod.clone(),
+            metadata: config.metadata,
+            image: Some(self.image()),
+            image_ref: record.image_id.clone(),
+            image_id: record.image_id.clone(),
+            state: state(status).into(),
+            created_at: nanos(record.created),
+            labels: config.labels,
+            annotations: config.annotations,
+        }
+    }
+
+    pub fn status(&self, status: &Status) -> ContainerStatus {
+        let config = self.asked.config();
+        let record = &self.container.record;
+        let mut told = ContainerStatus {
+            id: record.id.clone(),
+            metadata: config.metadata,
+            state: state(status).into(),
+            created_at: nanos(record.created),
+            image: Some(self.image()),
+            image_ref: record.image_id.clone(),
+            image_id: record.image_id.clone(),
+            labels: config.labels,
+            annotations: config.annotations,
+            mounts: config.mounts,
+            log_path: self.asked.log.clone(),
+            resources: Some(ContainerResources { linux: Some(self.resources()), windows: None }),
+            ..ContainerStatus::default()
+        };
+        match status {
+            Status::Created | Status::Restarting(_) => {}
+            Status::Running(running) => told.started_at = nanos(running.started),
+            Status::Exited(ended) => {
+                told.started_at = ended.started.map(nanos).unwrap_or_default();
+                told.finished_at = nanos(ended.finished);
+                told.exit_code = ended.code.into();
+                told.message = ended.error.clone().unwrap_or_default();
+                told.reason = match ended.code {
+                    _ if ended.out_of_memory => "OOMKilled",
+                    0 => "Completed",
+                    _ => "Error",
+                }
+                .into();
+            }
+        }
+        told
+    }
+
+    fn resources(&self) -> LinuxContainerResources {
+        let asked = self.asked.config().linux.and_then(|linux| linux.resources).unwrap_or_default();
+        let limits = &self.container.record.limits;
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let period = if asked.cpu_period > 0 { asked.cpu_period } else { 100_000 };
+        let quota = limits.nano_cpus.map(|cpus| signed(cpus).saturating_mul(period) / 1_000_000_000);
+        LinuxContainerResources {
+            memory_limit_in_bytes: limits.memory.map(signed).unwrap_or_default(),
+            cpu_shares: limits.cpu_shares.map(signed).unwrap_or_default(),
+            cpu_quota: quota.unwrap_or_default(),
+            cpu_period: period,
+            ..asked
+        }
+    }
+}
+
+fn state(status: &Status) -> ContainerState {
+    match status {
+        Status::Created => ContainerState::ContainerCreated,
+        Status::Running(_) | Status::Restarting(_) => ContainerState::ContainerRunning,
+        Status::Exited(_) => ContainerState::ContainerExited,
+    }
+}
+
+impl Node {
+    pub(super) fn containers(&self) -> Vec<Known> {
+        container::list(&self.store).unwrap_or_default().into_iter().filter_map(Known::of).collect()
+    }
+
+    pub(super) fn containers_of(&self, pod: &str) -> Vec<Known> {
+        self.containers().into_iter().filter(|known| known.asked.pod == pod).collect()
+    }
+
+    pub(super) fn container(&self, wanted: &str) -> Result<Known, Refusal> {
+        let found = container::find(&self.store, wanted).map_err(of_container)?;
+        Known::of(found).ok_or_else(|| Refusal::not_found(format!("{wanted} is no container of a pod")))
+    }
+
+    pub(super) fn status_of(&self, known: &Known) -> Status {
+        known.container.status(&self.store)
+    }
+
+    pub(super) fn list_containers(&self, filter: Option<ContainerFilter>) -> Vec<Listed> {
+        let filter = filter.unwrap_or_default();
+        let fits = |known: &Known| {
+            known.id().starts_with(&filter.id)
+                && known.asked.pod.starts_with(&filter.pod_sandbox_id)
+                && known.asked.config.as_ref().is_some_and(|config| {
+                    filter.label_selector.iter().all(|(key, value)| config.labels.get(key) == Some(value))
+                })
+        };
+        let listed = |known: Known| known.listed(&self.status_of(&known));
+        let in_state = |listed: &Listed| filter.state.is_none_or(|state| state.state == listed.state);
+        self.containers().into_iter().filter(fits).map(listed).filter(in_state).collect()
+    }
+
+    /// Makes a container of a pod.
+    pub(super) fn create(&self, pod: &Pod, config: ContainerConfig) -> Result<String, Refusal> {
+        let wanted = config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+        let image = Images::new(&self.store).find(&wanted).map_err(of_image)?;
+        let dir = self.pod_dir(&pod.id);
+        let network = (!pod.on_node()).then(|| self.pod_network(&pod.id));
+        let settings = settings::of(pod, &dir, network, &config, &image)?;
+        let log = match config.log_path.as_str() {
+            "" => String::new(),
+            path => Path::new(&pod.config().log_directory).join(path).to_string_lossy().into_owned(),
+        };
+        let made = container::create(&self.store, settings, Some(&image)).map_err(of_container)?;
+        let asked = Asked { pod: pod.id.clone(), config: Some(config), log };
+        let finish = || -> Result<(), Refusal> {
+            if !asked.log.is_empty() {
+                let link = log::place(&made.dir);
+                std::os::unix::fs::symlink(&asked.log, &link)
+                    .map_err(|e| of_store(StoreError::io("create", link)(e)))?;
+            }
+            files::write(&made.dir.join(KEPT), &asked.encode_to_vec(), Durability::Flushed).map_err(of_store)
+        };
+        finish().inspect_err(|_| drop(container::remove(&self.store, &made, false)))?;
+        Ok(made.record.id)
+    }
+
+    /// Starts a container in its pod's sandbox, which is made if there is none.
+    pub(super) async fn start(&self, known: &Known) -> Result<(), Refusal> {
+        let id = known.id();
+        if let Status::Running(_) | Status::Exited(_) = self.status_of(known) {
+            return Err(Refusal::failed_precondition(format!("the container {id} was started before")));
+        }
+        if !known.asked.log.is_empty() {
+            // The file is there from the beginning, whatever the program says.
+            open_log(&known.asked.log)?;
+        }
+        let sandbox = known.container.record.sandbox.clone().unwrap_or_default();
+        if let Ok(client) = SandboxClient::connect(&shared::socket(&self.store, &sandbox)).await
+            && let Some(answer) = client.join(id, None).await.map_err(|e| Refusal::unknown(e.to_string()))?
+        {
+            return match answer.code {
+                0 => Ok(()),
+                _ => Err(Refusal::unknown(answer.message)),
+            };
+        }
+        // A keeper is forked from a process that has one thread.
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["start", id]).env("SAMPAN_ROOT", self.store.root()).stdin(Stdio::null());
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.map_err(std::io::Error::other).flatten();
+        let output = output.map_err(|e| Refusal::internal(format!("cannot start the sandbox's process: {e}")))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Refusal::unknown(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+        }
+    }
+
+    /// Ends a container within so many seconds. One that does not run has ended.
+    pub(super) async fn stop(&self, known: &Known, grace: i64) -> Result<(), Refusal> {
+        let (id, socket) = (known.id(), known.container.socket(&self.store));
+        while let Status::Running(_) = self.status_of(known) {
+            let Ok(client) = SandboxClient::connect(&socket).await else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            };
+            let gone = async || match client.wait(id).await {
+                Err(error) if !error.is_lost() => Err(error),
+                _ => Ok(()),
+            };
+            let ended = async {
+                if let Some(grace) = u64::try_from(grace).ok().filter(|grace| *grace > 0) {
+                    client.kill(id, SIGTERM).await?;
+                    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(grace), gone()).await {
+                        return ended;
+                    }
+                }
+                client.kill(id, SIGKILL).await?;
+                gone().await
+            };
+            match ended.await {
+                Err(error) if self.status_of(known).is_running() && !error.is_lost() => {
+                    return Err(Refusal::unknown(error.to_string()));
+                }
+                _ => tokio::task::yield_now().await,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, known: &Known) -> Result<(), Refusal> {
+        let _ = self.status_of(known);
+        match container::remove(&self.store, &known.container, true) {
+            Err(_) if !known.container.dir.exists() => Ok(()),
+            Err(ContainerError::NotFound(_)) => Ok(()),
+            other => other.map_err(of_container),
+        }
+    }
+
+    /// Changes what a container may use, also while it runs.
+    pub(super) async fn update(&self, known: &Known, wanted: &LinuxContainerResources) -> Result<(), Refusal> {
+        let limits = settings::limits(wanted);
+        let resources = Resources { memory: limits.memory, nano_cpus: limits.nano_cpus, cpu_shares: limits.cpu_shares };
+        if let Status::Running(_) = self.status_of(known) {
+            let client = SandboxClient::connect(&known.container.socket(&self.store)).await;
+            let client = client.map_err(|e| Refusal::unavailable(e.to_string()))?;
+            client.limit(known.id(), &resources).await.map_err(|e| Refusal::failed_precondition(e.to_string()))?;
+        }
+        container::update(&known.container, Update { restart: None, resources }).map_err(of_container)
+    }
+
+    /// Makes a container's log anew where kubelet has renamed it: its keeper sees that with its next line.
+    pub(super) fn reopen_log(&self, known: &Known) -> Result<(), Refusal> {
+        match self.status_of(known) {
+            Status::Running(_) if known.asked.log.is_empty() => Ok(()),
+            Status::Running(_) => open_log(&known.asked.log),
+            _ => Err(Refusal::failed_precondition(format!("the container {} does not run", known.id()))),
+        }
+    }
+
+    /// Takes away containers that a killed server had not finished making.
+    pub(super) fn sweep_containers(&self) {
+        for made in container::list(&self.store).unwrap_or_default() {
+            let of_pod = made.record.sandbox.as_ref().is_some_and(|name| name.starts_with("pod-"));
+            if of_pod && !made.dir.join(KEPT).exists() {
+                let _ = container::remove(&self.store, &made, true);
+            }
+        }
+    }
+}
+
+fn open_log(path: &str) -> Result<(), Refusal> {
+    let path = PathBuf::from(path);
+    let open = || -> std::io::Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::File::options().create(true).append(true).open(&path).map(drop)
+    };
+    open().map_err(|e| of_store(StoreError::io("open the log", &path)(e)))
+}

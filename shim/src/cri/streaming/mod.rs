@@ -1,0 +1,191 @@
+//! The streams of `kubectl exec`, `attach` and `port-forward`: kubelet asks for a place by gRPC, and connects there. A place is
+//! a token that works once and for a minute, on the loopback interface (k8s.io/kubelet/pkg/cri/streaming).
+//!
+//! ```text
+//! spdy        frames and streams
+//! dictionary  what its headers are packed with
+//! terminal    exec and attach: the streams of a program
+//! forward     port-forward: connections into a pod
+//! ```
+
+mod dictionary;
+mod forward;
+mod spdy;
+mod terminal;
+
+use super::Node;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use sampan_runtime::container::id;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tonic::Status;
+
+/// How long a token waits for its client.
+const LIFE: Duration = Duration::from_secs(60);
+/// How many wait at a time.
+const MOST: usize = 1000;
+/// How long the streams of a session may take to be opened.
+const PATIENCE: Duration = Duration::from_secs(30);
+const VERSIONS: &str = "x-stream-protocol-version";
+
+/// What a place is for.
+#[derive(Debug, Clone)]
+pub(super) enum Session {
+    Exec { container: String, args: Vec<String>, streams: Streams },
+    Attach { container: String, streams: Streams },
+    Forward { pod: String },
+}
+
+impl Session {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Exec { .. } => "exec",
+            Self::Attach { .. } => "attach",
+            Self::Forward { .. } => "portforward",
+        }
+    }
+
+    /// The protocols that are spoken here, the best first.
+    fn protocols(&self) -> &'static [&'static str] {
+        match self {
+            Self::Exec { .. } | Self::Attach { .. } => &["v4.channel.k8s.io"],
+            Self::Forward { .. } => &["portforward.k8s.io"],
+        }
+    }
+}
+
+/// Which streams a client will open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+impl Streams {
+    /// As a request has them: a terminal says everything by its standard output.
+    pub fn of(stdin: bool, stdout: bool, stderr: bool, tty: bool) -> Result<Self, Status> {
+        if tty && stderr {
+            return Err(Status::invalid_argument(
+                "a terminal has no standard error of its own: ask for tty or for stderr",
+            ));
+        }
+        if !stdin && !stdout && !stderr {
+            return Err(Status::invalid_argument("one of stdin, stdout and stderr must be asked for"));
+        }
+        Ok(Self { stdin, stdout, stderr, tty })
+    }
+
+    fn count(self) -> usize {
+        let each = [self.stdin, self.stdout, self.stderr, self.tty];
+        // One for the error.
+        1 + each.into_iter().filter(|wanted| *wanted).count()
+    }
+}
+
+/// Where clients connect.
+#[derive(Debug)]
+pub(super) struct Places {
+    address: SocketAddr,
+    waiting: Mutex<HashMap<String, (Instant, Session)>>,
+}
+
+impl Places {
+    /// Opens the server's socket.
+    pub async fn open() -> std::io::Result<(Self, TcpListener)> {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+        Ok((Self { address: listener.local_addr()?, waiting: Mutex::default() }, listener))
+    }
+
+    /// A place for a session: its URL.
+    pub fn offer(&self, session: Session) -> Result<String, Status> {
+        let token = id::new_id().map_err(|e| Status::internal(format!("cannot draw a token: {e}")))?;
+        let url = format!("http://{}/{}/{token}", self.address, session.word());
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|_, (since, _)| since.elapsed() < LIFE);
+        if waiting.len() >= MOST {
+            return Err(Status::resource_exhausted(format!("{MOST} sessions wait for their clients")));
+        }
+        waiting.insert(token, (Instant::now(), session));
+        Ok(url)
+    }
+
+    fn take(&self, path: &str) -> Option<Session> {
+        let (word, token) = path.strip_prefix('/')?.split_once('/')?;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, session) = waiting.remove(token)?;
+        (since.elapsed() < LIFE && session.word() == word).then_some(session)
+    }
+}
+
+/// Serves sessions until the future is dropped.
+pub(super) async fn serve(node: Arc<Node>, listener: TcpListener) -> Infallible {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            let each = service_fn(|request| {
+                let node = Arc::clone(&node);
+                async move { Ok::<_, Infallible>(answer(&node, request)) }
+            });
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            let _ = server.serve_connection(TokioIo::new(stream), each).with_upgrades().await;
+        });
+    }
+}
+
+fn answer(node: &Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let plain = |status, text: &str| {
+        let mut response = Response::new(Full::from(format!("{text}\n")));
+        *response.status_mut() = status;
+        response
+    };
+    let asked =
+        |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+    if !asked(UPGRADE).eq_ignore_ascii_case("spdy/3.1") {
+        return plain(StatusCode::BAD_REQUEST, "this place is for streams: upgrade to SPDY/3.1");
+    }
+    let Some(session) = node.places.take(request.uri().path()) else {
+        return plain(StatusCode::NOT_FOUND, "there is no such session: a token works once, and for a minute");
+    };
+    let versions = request.headers().get_all(VERSIONS).iter().filter_map(|value| value.to_str().ok());
+    let offered: Vec<String> = versions.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect();
+    let Some(protocol) = session.protocols().iter().find(|name| offered.iter().any(|offered| offered == *name)) else {
+        let known = session.protocols().join(", ");
+        return plain(StatusCode::FORBIDDEN, &format!("none of the protocols {offered:?} is spoken here: {known} is"));
+    };
+    let upgraded = hyper::upgrade::on(&mut request);
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        let Ok(io) = upgraded.await else { return };
+        let connection = spdy::Connection::new(TokioIo::new(io));
+        match session {
+            Session::Exec { container, args, streams } => {
+                terminal::exec(&node, connection, &container, &args, streams).await;
+            }
+            Session::Attach { container, streams } => terminal::attach(&node, connection, &container, streams).await,
+            Session::Forward { pod } => forward::forward(&node, connection, &pod).await,
+        }
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    headers.insert(VERSIONS, HeaderValue::from_static(protocol));
+    response
+}

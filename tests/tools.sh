@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds the tools of Kubernetes that the tests drive, each once by its version, outside the clone; prints their directory.
+# They come as Go modules. Without Go nothing is built, and the tests that need them are skipped.
+set -euo pipefail
+cache=$(realpath -m "${SAMPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan}")
+readonly kubernetes=v1.36.0
+readonly dir=$cache/tools/kubernetes-$kubernetes
+
+# Builds the main package of a module, in a module of our own that wants this version of it.
+build() {
+    local name=$1 module=$2 package=$3 work
+    [[ ! -x $dir/$name ]] || return 0
+    if ! command -v go >/dev/null; then
+        echo "SKIPPED $name: it needs Go" >&2
+        return 0
+    fi
+    echo "building $name $kubernetes" >&2
+    work=$(mktemp -d)
+    printf 'module tools\n\ngo 1.24\n\nrequire %s %s\n' "$module" "$kubernetes" >"$work/go.mod"
+    (cd "$work" && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$work/$name" "$package") >&2
+    mkdir -p "$dir"
+    # Another clone may do the same at this moment.
+    mv "$work/$name" "$dir/$name"
+    rm -rf "$work"
+}
+
+build crictl sigs.k8s.io/cri-tools sigs.k8s.io/cri-tools/cmd/crictl
+echo "$dir"
