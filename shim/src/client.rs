@@ -221,14 +221,14 @@ impl SandboxClient {
         answer.map(drop).map_err(|source| ClientError::Call { what: "send a signal", source })
     }
 
-    /// Shows a running container's output from now on, and writes its standard input. `streams` are the paths of the FIFOs
-    /// for standard input, output and error; an empty one is none.
+    /// Shows a running container's output from now on, and writes its standard input, whose end is the container's if it is
+    /// `once`. `streams` are the paths of the FIFOs for standard input, output and error; an empty one is none.
     ///
     /// # Errors
     /// When the sandbox refuses or goes away.
-    pub async fn attach(&self, id: &str, streams: [String; 3]) -> Result<(), ClientError> {
+    pub async fn attach(&self, id: &str, streams: [String; 3], once: bool) -> Result<(), ClientError> {
         let [stdin, stdout, stderr] = streams;
-        let request = AttachRequest { id: id.to_owned(), stdin, stdout, stderr, ..AttachRequest::default() };
+        let request = AttachRequest { id: id.to_owned(), stdin, stdout, stderr, once, ..AttachRequest::default() };
         let answer = self.side.attach(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(|source| ClientError::Call { what: "attach", source })
     }

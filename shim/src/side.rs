@@ -109,7 +109,7 @@ impl Sandbox for SideService {
     async fn attach(&self, _: &Context, request: AttachRequest) -> Result<AttachResponse> {
         let _call = self.busy.call();
         let [input, output, errors] = open_streams([&request.stdin, &request.stdout, &request.stderr]).await?;
-        self.keeper.attach(&request.id, input, false, output, errors).map_err(of_sandbox)?;
+        self.keeper.attach(&request.id, input, request.once, output, errors).map_err(of_sandbox)?;
         Ok(AttachResponse::default())
     }
 

@@ -69,7 +69,7 @@ impl AttachArgs {
             let Some(client) = sandbox::connect(&store, &found).await? else {
                 bail!(ContainerError::NotRunning(found.record.id.clone()));
             };
-            client.attach(&found.record.id, fifos.paths()).await?;
+            client.attach(&found.record.id, fifos.paths(), false).await?;
             fifos.forget_names();
             let ended = async { client.wait(&found.record.id).await };
             let session =

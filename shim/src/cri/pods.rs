@@ -96,12 +96,8 @@ fn refuse_what_is_not_there(config: &PodSandboxConfig, handler: &str) -> Result<
         let known = "the empty one, sampan and sampan-strict";
         return Err(Status::not_found(format!("there is no runtime handler {handler:?}: there are {known}")));
     }
+    // That one of its containers wants to be privileged is refused to that one: the pod itself runs nothing.
     let linux = config.linux.clone().unwrap_or_default();
-    if linux.security_context.is_some_and(|context| context.privileged) {
-        return Err(Status::invalid_argument(
-            "a pod of Wasm programs cannot be privileged: there is no host for it to have; take `privileged` away",
-        ));
-    }
     if let Some(sysctl) = linux.sysctls.keys().next() {
         let problem =
             format!("the pod sets the sysctl {sysctl}, and its programs have no kernel of their own: take it away");

@@ -29,6 +29,9 @@ fn refuse(config: &ContainerConfig, security: &LinuxContainerSecurityContext) ->
             "a Wasm program cannot be privileged: there is no host for it to have; take `privileged` away".into()
         );
     }
+    if security.run_as_group.is_some() && security.run_as_user.is_none() && security.run_as_username.is_empty() {
+        return no("runAsGroup is set without runAsUser: a group is a user's".into());
+    }
     if let Some(device) = config.devices.first() {
         return no(format!(
             "a Wasm program cannot have the device {}: it has no system calls for it",
@@ -38,6 +41,13 @@ fn refuse(config: &ContainerConfig, security: &LinuxContainerSecurityContext) ->
     if let Some(mount) = config.mounts.iter().find(|m| m.propagation() == MountPropagation::PropagationBidirectional) {
         let path = &mount.container_path;
         return no(format!("the mount at {path} cannot be Bidirectional: a Wasm program mounts nothing"));
+    }
+    let mut recursive = config.mounts.iter().filter(|m| m.recursive_read_only);
+    if let Some(mount) = recursive.find(|m| !m.readonly || m.propagation() != MountPropagation::PropagationPrivate) {
+        let path = &mount.container_path;
+        return no(format!(
+            "the mount at {path} is to be read-only with all below it, so it must be read-only and private"
+        ));
     }
     if let Some(mount) = config.mounts.iter().find(|m| m.image.as_ref().is_some_and(|image| !image.image.is_empty())) {
         return no(format!(

@@ -27,10 +27,12 @@ pub use wasi::{MODULE as WASI, reply, share};
 
 use super::account::{self, Meter, Metered};
 use super::process::Processes;
+use super::process::find::is_read_only;
 use super::state::{Stdio, Surroundings};
 use super::stdio::{Channel, Pipe};
 use super::{Control, command};
 use crate::grants::Port;
+use crate::rootfs::Preopen;
 use rustix::io::Errno;
 use socket::{Connection, Listener};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +86,7 @@ pub struct ModuleState {
     /// Where the runtime says what people should know.
     pub output: Pipe,
     process: Option<(Processes, u32)>,
+    preopens: Vec<Preopen>,
     meter: Meter,
 }
 
@@ -109,6 +112,12 @@ impl ModuleState {
             Some((processes, id)) => Ok((processes, *id)),
             None => wasmtime::bail!("the module is no process"),
         }
+    }
+
+    /// Whether nothing can be written where this path of the module's root leads: the crate knows no such error.
+    pub fn is_read_only(&self, path: &str) -> bool {
+        let parent = std::path::Path::new(path).parent().unwrap_or(std::path::Path::new(""));
+        is_read_only(&self.preopens, &parent.to_string_lossy())
     }
 
     /// A file that the crate has opened for the module.
@@ -299,6 +308,7 @@ pub async fn run(
         descriptors: Descriptors::new(parts.stdio, listeners, most),
         output: surroundings.output.clone(),
         process: parts.process,
+        preopens: surroundings.preopens.clone(),
         meter: Meter::new(&surroundings.account),
     };
     let mut store = Store::new(engine, state);

@@ -11,6 +11,8 @@ use wasmtime_wasi::WasiView;
 use wasmtime_wasi::filesystem::Descriptor;
 
 const EBADF: i32 = 8;
+const EIO: i32 = 29;
+const EROFS: i32 = 69;
 /// A `preopentype` that is none: 0 is a directory, and a C library skips what it does not know.
 const NO_DIRECTORY: u8 = 1;
 
@@ -37,6 +39,7 @@ pub(super) fn shadow(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
                 table.delete(probe)?;
                 let (a, b) = (rights, inherited);
                 let done = theirs!(c, path_open, dir, follow, path, length, oflags, a, b, flags, result)?;
+                let done = told(&mut c, done, dir, path, length)?;
                 if done == 0 {
                     let memory = memory::memory(&mut c)?;
                     let number = memory::number(memory.data(&c), address(result), 4).unwrap_or(u64::MAX);
@@ -119,6 +122,19 @@ fn shadow_prestat(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
+/// What a module is told of a path that could not be opened, made or removed: the crate says EIO of every error that it does
+/// not know, and so of EROFS.
+fn told(caller: &mut Caller<'_, ModuleState>, done: i32, dir: i32, path: i32, length: i32) -> wasmtime::Result<i32> {
+    let opened = caller.data().descriptors.opened.contains_key(&dir.cast_unsigned());
+    if done != EIO || opened {
+        return Ok(done);
+    }
+    let memory = memory::memory(&mut *caller)?;
+    let path = memory::string(memory.data(&*caller), address(path), address(length));
+    let is_read_only = path.is_ok_and(|path| caller.data().is_read_only(&path));
+    Ok(if is_read_only { EROFS } else { done })
+}
+
 /// Functions of directories, which ours are not; the crate may have a place holder of that number.
 fn shadow_directories(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
     macro_rules! not_ours {
@@ -136,16 +152,27 @@ fn shadow_directories(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> 
                 },
             )?;
         };
+        (writes: $name:ident) => {
+            linker.func_wrap_async(MODULE, stringify!($name), |mut c: Caller<'_, ModuleState>, (fd, path, length): (i32, i32, i32)| {
+                Box::new(async move {
+                    if ours(&c, fd).is_some() {
+                        return Ok(answer(Err(Errno::NOTDIR)));
+                    }
+                    let done = theirs!(c, $name, fd, path, length)?;
+                    told(&mut c, done, fd, path, length)
+                })
+            })?;
+        };
     }
-    not_ours!(NOTDIR: path_create_directory(fd, path: i32, length: i32) of fd);
+    not_ours!(writes: path_create_directory);
     not_ours!(NOTDIR: path_filestat_get(fd, flags: i32, path: i32, length: i32, result: i32) of fd);
     not_ours!(NOTDIR: path_filestat_set_times(fd, flags: i32, path: i32, length: i32, a: i64, m: i64, which: i32) of fd);
     not_ours!(NOTDIR: path_link(from, flags: i32, a: i32, b: i32, to: i32, c: i32, d: i32) of from, to);
     not_ours!(NOTDIR: path_readlink(fd, path: i32, length: i32, buffer: i32, size: i32, result: i32) of fd);
-    not_ours!(NOTDIR: path_remove_directory(fd, path: i32, length: i32) of fd);
+    not_ours!(writes: path_remove_directory);
     not_ours!(NOTDIR: path_rename(from, a: i32, b: i32, to: i32, c: i32, d: i32) of from, to);
     not_ours!(NOTDIR: path_symlink(text, size: i32, fd: i32, path: i32, length: i32) of fd);
-    not_ours!(NOTDIR: path_unlink_file(fd, path: i32, length: i32) of fd);
+    not_ours!(writes: path_unlink_file);
     not_ours!(NOTDIR: fd_readdir(fd, buffer: i32, size: i32, cookie: i64, result: i32) of fd);
     not_ours!(SPIPE: fd_advise(fd, offset: i64, length: i64, advice: i32) of fd);
     not_ours!(INVAL: fd_filestat_set_times(fd, a: i64, m: i64, which: i32) of fd);

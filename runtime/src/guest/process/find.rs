@@ -3,7 +3,7 @@
 
 use crate::guest::script::{self, LINE};
 use crate::rootfs::{Preopen, normalize};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -49,6 +49,14 @@ pub fn exists(preopens: &[Preopen], path: &str) -> bool {
 /// Whether there is a directory at the absolute path.
 pub fn is_directory(preopens: &[Preopen], path: &str) -> bool {
     open_at(preopens, "/", path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
+}
+
+/// Whether a directory of the container is mounted read-only.
+pub fn is_read_only(preopens: &[Preopen], path: &str) -> bool {
+    let path = if path.is_empty() { "/" } else { path };
+    let opened = open_at(preopens, "/", path, OFlags::PATH | OFlags::DIRECTORY);
+    // Of a mount, not of its file system (statfs(2), ST_RDONLY).
+    opened.and_then(rustix::fs::fstatvfs).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn open(preopens: &[Preopen], cwd: &str, path: &str) -> Result<File, Errno> {

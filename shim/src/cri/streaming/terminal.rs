@@ -260,7 +260,9 @@ pub(super) async fn attach(node: &Arc<Node>, mut connection: Connection, contain
         let known = node.container(container)?;
         let client = node.sandbox(&known).await?;
         let ends = Ends::make(node, streams).map_err(|e| Status::internal(format!("cannot make pipes: {e}")))?;
-        client.attach(known.id(), ends.paths.clone()).await.map_err(|e| Status::unknown(e.to_string()))?;
+        let once = known.asked.config().stdin_once;
+        let attached = client.attach(known.id(), ends.paths.clone(), once).await;
+        attached.map_err(|e| Status::unknown(e.to_string()))?;
         let whose = Whose { client: &client, container: known.id(), exec: "" };
         let gone = opens.error.as_ref().map(|opened| opened.writer.clone());
         let ended = async {
