@@ -205,8 +205,9 @@ furnish_toolbox() {
         ln -s toolbox "$new/bin/$name"
     done
     ln -s ../../bin/toolbox "$new/usr/bin/env"
-    echo root:x:0:0:root:/root:/bin/sh >"$new/etc/passwd"
-    echo root:x:0: >"$new/etc/group"
+    # The accounts that images of others count on (Debian's numbers).
+    printf '%s\n' root:x:0:0:root:/root:/bin/sh www-data:x:33:33::/:/bin/false nobody:x:65534:65534::/:/bin/false >"$new/etc/passwd"
+    printf '%s\n' root:x:0: www-data:x:33: users:x:100: nogroup:x:65534: >"$new/etc/group"
     if diff -r --no-dereference "$new" toolbox/root >/dev/null 2>&1; then
         rm -r "$new"
     else

@@ -6,10 +6,10 @@ use super::v1::{
     Container as Listed, ContainerConfig, ContainerFilter, ContainerResources, ContainerState, ContainerStatus,
     ImageSpec, LinuxContainerResources,
 };
-use super::{Node, nanos, of_container, of_image, of_store};
+use super::{Node, identity, nanos, of_container, of_image, of_store};
 use crate::client::SandboxClient;
 use prost::Message;
-use sampan_runtime::container::{self, Container, ContainerError, Status, Update, shared};
+use sampan_runtime::container::{self, Container, ContainerError, Status, Update, id, shared};
 use sampan_runtime::grants::Resources;
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::log;
@@ -181,7 +181,14 @@ impl Node {
         let image = Images::new(&self.store).find(&wanted).map_err(of_image)?;
         let dir = self.pod_dir(&pod.id);
         let network = (!pod.on_node()).then(|| self.pod_network(&pod.id));
-        let settings = settings::of(pod, &dir, network, &config, &image)?;
+        let layers = Images::new(&self.store).layer_dirs(&image).map_err(of_image)?;
+        let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
+        let who = identity::of(&security, &image, &layers)?;
+        // It goes with the pod.
+        let id = id::new_id().map_err(|e| Refusal::internal(format!("cannot draw an id: {e}")))?;
+        let proc = dir.join("proc").join(id::short(&id));
+        who.show(&proc).map_err(|e| of_store(StoreError::io("write", &proc)(e)))?;
+        let settings = settings::of(pod, &dir, network, &config, &proc)?;
         let log = match config.log_path.as_str() {
             "" => String::new(),
             path => Path::new(&pod.config().log_directory).join(path).to_string_lossy().into_owned(),

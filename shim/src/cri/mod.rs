@@ -10,6 +10,7 @@
 //! pods        making, stopping and removing pods; what is written down of them
 //! network     a pod's network namespace, and the CNI plugins that connect it
 //! settings    a container as kubelet asks for it → settings
+//! identity    users and groups, as programs are shown them
 //! containers  making, starting, stopping and removing containers; what is written down of them
 //! run         programs inside containers: ExecSync
 //! streaming   programs inside containers, and connections into pods, with a client at the other end
@@ -20,6 +21,7 @@
 
 mod containers;
 mod events;
+mod identity;
 mod images;
 mod network;
 mod pods;

@@ -5,7 +5,6 @@ use super::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurity
 use sampan_runtime::container::health::Check;
 use sampan_runtime::container::{Inside, MountRequest, MountSource, Settings};
 use sampan_runtime::grants::{Egress, Limits, Network};
-use sampan_runtime::image::Image;
 use sampan_runtime::sandbox::log;
 use std::path::{Path, PathBuf};
 use tonic::Status;
@@ -58,13 +57,13 @@ fn refuse(config: &ContainerConfig, security: &LinuxContainerSecurityContext) ->
     Ok(())
 }
 
-/// The settings of a container of this pod.
+/// The settings of a container of this pod, whose files lie in `dir`; `proc` is what its programs find there.
 pub(super) fn of(
     pod: &Pod,
     dir: &Path,
     network: Option<PathBuf>,
     config: &ContainerConfig,
-    image: &Image,
+    proc: &Path,
 ) -> Result<Settings, Status> {
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
@@ -88,7 +87,7 @@ pub(super) fn of(
         labels: config.labels.clone().into_iter().collect(),
         sandbox: Some(pod.sandbox()),
         inside: Inside { network, resolv_conf: Some(dir.join("resolv.conf")), hosts: mounted(config, "/etc/hosts") },
-        mounts: mounts(config, dir, image),
+        mounts: mounts(config, dir, proc),
         read_only: security.readonly_rootfs,
         network: Network::Host,
         egress: egress(&pod.handler)?,
@@ -117,15 +116,15 @@ fn mounted(config: &ContainerConfig, path: &str) -> Option<PathBuf> {
     config.mounts.iter().find(|mount| mount.container_path == path).map(|mount| mount.host_path.clone().into())
 }
 
-fn mounts(config: &ContainerConfig, dir: &Path, _image: &Image) -> Vec<MountRequest> {
+fn mounts(config: &ContainerConfig, dir: &Path, proc: &Path) -> Vec<MountRequest> {
     let asked = config.mounts.iter().map(|mount| MountRequest {
         source: MountSource::Bind { path: mount.host_path.clone().into(), create: true },
         destination: mount.container_path.clone(),
         writable: !mount.readonly,
     });
-    let ours = ["resolv.conf", "hostname"].into_iter().filter_map(|name| {
-        let destination = format!("/etc/{name}");
-        let source = MountSource::Bind { path: dir.join(name), create: false };
+    let files = ["resolv.conf", "hostname"].map(|name| (dir.join(name), format!("/etc/{name}")));
+    let ours = files.into_iter().chain([(proc.to_owned(), "/proc".to_owned())]).filter_map(|(path, destination)| {
+        let source = MountSource::Bind { path, create: false };
         let asked = mounted(config, &destination).is_some();
         (!asked).then_some(MountRequest { source, destination, writable: false })
     });

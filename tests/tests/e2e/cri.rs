@@ -341,6 +341,29 @@ fn a_place_for_streams_is_for_one_client() {
 }
 
 #[test]
+fn a_program_is_told_who_it_is() {
+    if lacks(&NEEDS) {
+        return;
+    }
+    let node = Node::new(&["toolbox"]);
+    let pod = node.pod("who");
+    let as_user = |name: &str, security: Value| {
+        let more = json!({ "linux": { "security_context": security } });
+        let id = pod.start(name, "toolbox", FOREVER, more);
+        node.crictl(format!("exec -s {id} sh -c 'id; whoami'")).ok()
+    };
+    as_user("root", json!({})).stdout_has("uid=0(root) gid=0(root) groups=0(root)\nroot\n");
+    let numbers =
+        json!({ "run_as_user": { "value": 1001 }, "run_as_group": { "value": 33 }, "supplemental_groups": [7] });
+    as_user("numbers", numbers).stdout_has("uid=1001(1001) gid=33(www-data) groups=33(www-data),7(7)\n1001\n");
+    as_user("name", json!({ "run_as_username": "nobody" })).stdout_has("uid=65534(nobody) gid=65534(nogroup)");
+    let unknown = json!({ "linux": { "security_context": { "run_as_username": "somebody" } } });
+    pod.create("unknown", "toolbox", "true", unknown).fails(1).stderr_has("no user");
+    let alone = json!({ "linux": { "security_context": { "run_as_group": { "value": 3 } } } });
+    pod.create("alone", "toolbox", "true", alone).fails(1).stderr_has("runAsGroup");
+}
+
+#[test]
 fn limits_change_while_a_container_runs() {
     if lacks(&NEEDS) {
         return;

@@ -128,16 +128,64 @@ pub fn hostname(args: &[String]) -> Result<i32, String> {
     Ok(0)
 }
 
+/// Who this program is, as the container tells it (proc_pid_status(5)); root where it says nothing.
+struct Identity {
+    user: String,
+    group: String,
+    groups: Vec<String>,
+}
+
+impl Identity {
+    fn own() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let fields = |name: &str| -> Vec<String> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.split_whitespace().map(str::to_owned).collect()
+        };
+        let first = |name: &str| fields(name).into_iter().next().unwrap_or_else(|| "0".to_owned());
+        let (user, group, mut groups) = (first("Uid:"), first("Gid:"), fields("Groups:"));
+        if groups.is_empty() {
+            groups.push(group.clone());
+        }
+        Self { user, group, groups }
+    }
+}
+
+/// The name of an account, by its number; the number itself where none has it.
+fn name_of(file: &str, number: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let found = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| if number == "0" { "root" } else { number }.to_owned())
+}
+
+const USERS: &str = "/etc/passwd";
+const GROUPS: &str = "/etc/group";
+
 pub fn id(args: &[String]) -> Result<i32, String> {
     let flags = Flags::parse(args, "ugGnr", &[])?;
-    let one = if flags.has('n') { "root" } else { "0" };
-    let text = if "ugG".chars().any(|c| flags.has(c)) { one } else { "uid=0(root) gid=0(root) groups=0(root)" };
+    let Identity { user, group, groups } = Identity::own();
+    let shown = |file, number: &String| if flags.has('n') { name_of(file, number) } else { number.clone() };
+    let both = |file, number: &String| format!("{number}({})", name_of(file, number));
+    let text = if flags.has('u') {
+        shown(USERS, &user)
+    } else if flags.has('g') {
+        shown(GROUPS, &group)
+    } else if flags.has('G') {
+        groups.iter().map(|number| shown(GROUPS, number)).collect::<Vec<_>>().join(" ")
+    } else {
+        let groups: Vec<String> = groups.iter().map(|number| both(GROUPS, number)).collect();
+        format!("uid={} gid={} groups={}", both(USERS, &user), both(GROUPS, &group), groups.join(","))
+    };
     written(writeln!(io::stdout(), "{text}"))?;
     Ok(0)
 }
 
 pub fn whoami(_: &[String]) -> Result<i32, String> {
-    written(writeln!(io::stdout(), "root"))?;
+    written(writeln!(io::stdout(), "{}", name_of(USERS, &Identity::own().user)))?;
     Ok(0)
 }
 
