@@ -29,6 +29,15 @@ pub fn make(path: &Path) -> io::Result<()> {
     made.inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
+/// Moves this thread into a network namespace.
+///
+/// # Errors
+/// When there is none, or the system refuses.
+pub fn enter(path: &Path) -> io::Result<()> {
+    let namespace = File::open(path)?;
+    Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
 /// Takes the file away, and the namespace when nobody is in it any more. One that is not there has been removed.
 ///
 /// # Errors
@@ -53,10 +62,9 @@ pub fn connect(path: Option<&Path>, port: u16) -> io::Result<TcpStream> {
         let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))];
         TcpStream::connect(addresses.as_slice())
     };
-    let Some(path) = path else { return connect() };
-    let namespace = File::open(path)?;
+    let Some(path) = path.map(Path::to_owned) else { return connect() };
     let there = move || {
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        enter(&path)?;
         connect()
     };
     // A socket belongs to the namespace in which it was made, whoever has it then.

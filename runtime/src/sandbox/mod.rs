@@ -32,13 +32,11 @@ pub use stats::Stats;
 use crate::container::Inside;
 use crate::grants::{Grants, Protocol};
 use crate::guest::code::Code;
-use crate::network::peers;
 use crate::network::reserve::{PortInUse, reserve};
+use crate::network::{namespace, peers};
 use crate::rootfs::{self, RootfsError};
 use crate::store::Store;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::thread::LinkNameSpaceType;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -224,11 +222,7 @@ pub fn launch_shared(place: &Path, trees: &Path, inside: &Inside) -> Result<Keep
     std::fs::create_dir_all(trees).map_err(system("make the sandbox's directory"))?;
     // The keeper too: it opens the doors, and looks names up.
     if let Some(network) = &inside.network {
-        let enter = || -> std::io::Result<()> {
-            let network = File::open(network)?;
-            Ok(rustix::thread::move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?)
-        };
-        enter().map_err(system("enter the network namespace"))?;
+        namespace::enter(network).map_err(system("enter the network namespace"))?;
     }
     let namespaces = fence::enter_namespaces_to_stay();
     let rootless = namespaces.clone().map_err(SandboxError::NoSharing)?.rootless;
