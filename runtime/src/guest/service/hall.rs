@@ -1,14 +1,14 @@
 //! Services that share a sandbox share a runtime: an idle one has no thread.
 
 use super::tasks::Tasks;
-use super::{WORKERS, serve};
+use super::{serve, threads};
 use crate::guest::command::ending_of;
 use crate::guest::state::Surroundings;
 use crate::guest::{Control, Ending, Kind, Program};
 use rustix::process::{Resource, getrlimit};
 use std::net::TcpListener;
 use std::sync::Arc;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 
 /// How many calls of the host there may be at a time that block: some may do so for ever.
@@ -28,13 +28,7 @@ impl Hall {
     /// # Errors
     /// When a thread cannot be started.
     pub fn open() -> std::io::Result<Self> {
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(workers)
-            .thread_stack_size(512 << 10)
-            .max_blocking_threads(MOST_BLOCKED)
-            .enable_all()
-            .build()?;
+        let runtime = threads().max_blocking_threads(MOST_BLOCKED).build()?;
         // The other half is for guests and their listeners.
         let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
         Ok(Self { runtime, places: Arc::new(Semaphore::new(limit.map_or(1 << 20, |limit| (limit / 2).max(1)))) })

@@ -84,6 +84,14 @@ async fn permit(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Crowded
     wait.await.ok().and_then(Result::ok).ok_or(Crowded)
 }
 
+/// The threads that services are answered by.
+fn threads() -> tokio::runtime::Builder {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    threads.worker_threads(workers).thread_stack_size(512 << 10).enable_all();
+    threads
+}
+
 /// Serves `listeners` until the service is stopped.
 #[must_use]
 pub fn run(
@@ -93,18 +101,11 @@ pub fn run(
     listeners: Vec<TcpListener>,
     started: impl FnOnce(),
 ) -> Ending {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
     let cpu = surroundings.account.cpu();
     cpu.enter();
     let (enter, leave) = (Arc::clone(cpu), Arc::clone(cpu));
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_stack_size(512 << 10)
-        .on_thread_start(move || enter.enter())
-        .on_thread_stop(move || leave.leave())
-        .enable_all()
-        .build()
-    {
+    let threads = &mut threads();
+    let runtime = match threads.on_thread_start(move || enter.enter()).on_thread_stop(move || leave.leave()).build() {
         Ok(runtime) => runtime,
         Err(e) => return Ending::told(126, format!("cannot set up the sandbox: {e}")),
     };
