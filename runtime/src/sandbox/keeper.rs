@@ -94,6 +94,22 @@ impl State {
 }
 
 impl Kept {
+    /// One of which nothing has been heard.
+    fn new(snapshot: Snapshot, streams: Streams, answers: Answers) -> Self {
+        Self {
+            snapshot,
+            killed: false,
+            waiting: None,
+            pump: None,
+            heard: false,
+            changed: watch::Sender::new(()),
+            streams,
+            answers,
+            peers: None,
+            counted: (0, Counted::default()),
+        }
+    }
+
     fn lives(&self) -> bool {
         matches!(self.snapshot.phase, Phase::Starting | Phase::Running)
     }
@@ -133,30 +149,9 @@ impl Keeper {
         let mut state = State::default();
         if let Some((id, bundle, program, answers, peers, output, to, recorder)) = first {
             let streams = Streams::new(to.attach.outputs(), recorder);
-            let snapshot = Snapshot {
-                phase: Phase::Starting,
-                pid: pid.as_raw_pid().unsigned_abs(),
-                bundle: bundle.clone(),
-                tree: 0,
-                started: None,
-                ports: vec![],
-                program,
-                asked: false,
-                settled: false,
-            };
-            let kept = Kept {
-                snapshot,
-                killed: false,
-                waiting: None,
-                pump: Some(pump(output, bundle, to, streams.outputs.clone(), false)?),
-                heard: false,
-                changed: watch::Sender::new(()),
-                streams,
-                answers,
-                peers,
-                counted: (0, Counted::default()),
-            };
-            state.containers.insert(id, kept);
+            let snapshot = Snapshot::new(Phase::Starting, pid.as_raw_pid().unsigned_abs(), bundle.clone(), program);
+            let pump = Some(pump(output, bundle, to, streams.outputs.clone(), false)?);
+            state.containers.insert(id, Kept { pump, peers, ..Kept::new(snapshot, streams, answers) });
         }
         let changed = watch::Sender::new(0);
         let state = Mutex::new(state);

@@ -42,6 +42,14 @@ impl Phase {
     }
 }
 
+impl Snapshot {
+    /// One of which no more is known yet.
+    pub(super) fn new(phase: Phase, pid: u32, bundle: PathBuf, program: String) -> Self {
+        let (started, ports) = (None, vec![]);
+        Self { phase, pid, bundle, tree: 0, started, ports, program, asked: false, settled: false }
+    }
+}
+
 /// What is known of a container at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {

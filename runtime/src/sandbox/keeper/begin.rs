@@ -2,7 +2,6 @@
 
 use super::streams::Streams;
 use super::{Keeper, Kept, Pump};
-use crate::guest::Counted;
 use crate::network::peers;
 use crate::network::reserve::{Reservation, reserve};
 use crate::rootfs;
@@ -14,7 +13,6 @@ use crate::sandbox::wire::{self, Order, RunOrder};
 use crate::sandbox::{Entry, SandboxError, join, log, mount_place, system};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use tokio::sync::watch;
 
 /// What is sent over for a container, and what stays here.
 struct Handed {
@@ -44,37 +42,15 @@ impl Keeper {
                 wanted: "created again",
             });
         }
-        let snapshot = Snapshot {
-            phase: Phase::Created,
-            pid: self.host_pid(),
-            bundle: entry.bundle.clone(),
-            tree: 0,
-            started: None,
-            ports: vec![],
-            program: entry.code.digest.clone(),
-            asked: false,
-            // Nobody writes down the end of a container that is not of our own store.
-            settled: !told,
-        };
+        let (bundle, program) = (entry.bundle.clone(), entry.code.digest.clone());
+        // Nobody writes down the end of a container that is not of our own store.
+        let snapshot = Snapshot { settled: !told, ..Snapshot::new(Phase::Created, self.host_pid(), bundle, program) };
         let id = entry.id.clone();
         let answers =
             Answers::new(entry.store.clone(), entry.grants.egress.clone(), entry.network.clone(), &entry.bundle);
         let streams = Streams::new(entry.attach.outputs(), None);
-        state.containers.insert(
-            id,
-            Kept {
-                snapshot,
-                killed: false,
-                waiting: Some(entry),
-                pump: None,
-                heard: false,
-                changed: watch::Sender::new(()),
-                streams,
-                answers,
-                peers: None,
-                counted: (0, Counted::default()),
-            },
-        );
+        let kept = Kept { waiting: Some(entry), ..Kept::new(snapshot, streams, answers) };
+        state.containers.insert(id, kept);
         Ok(())
     }
 
