@@ -17,6 +17,7 @@ pub mod registry;
 pub mod rootfs;
 pub mod sandbox;
 pub mod store;
+pub mod tail;
 
 /// Where a user's own configuration lies: `$XDG_CONFIG_HOME`, or `~/.config`.
 pub(crate) fn config_home() -> Option<std::path::PathBuf> {

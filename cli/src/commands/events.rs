@@ -2,7 +2,6 @@
 
 use crate::Context;
 use crate::commands::filter::{Filters, fits_name};
-use crate::commands::tail::{self, Tail};
 use crate::commands::watch::Watch;
 use crate::format::Template;
 use crate::format::time::parse_since;
@@ -10,6 +9,7 @@ use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
 use sampan_runtime::events::{self, Event, Kind};
+use sampan_runtime::tail::{self, Tail};
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;

@@ -34,7 +34,6 @@ pub mod serve;
 pub mod stats;
 pub mod supervise;
 pub mod system;
-pub mod tail;
 pub mod volume;
 pub mod watch;
 

@@ -6,11 +6,11 @@ use super::v1::{ContainerEventResponse, ContainerEventType};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use sampan_runtime::events;
 use sampan_runtime::store::Store;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use sampan_runtime::tail::{self, Tail};
+use std::io::{Seek, SeekFrom};
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
@@ -58,11 +58,11 @@ impl Node {
 /// which lists containers too, does not depend on it.
 pub(super) async fn watch(node: Arc<Node>) {
     let Ok(inotify) = watched(&node.store) else { return };
-    let Ok(mut log) = Log::at_end(&node.store) else { return };
+    let Ok(mut log) = from_now(&node.store) else { return };
     while let Ok(mut ready) = inotify.readable().await {
         drain(inotify.get_ref());
         ready.clear_ready();
-        for id in log.ended() {
+        for id in ended(&mut log).unwrap_or_default() {
             if let Ok(known) = node.container(&id) {
                 node.tell(ContainerEventType::ContainerStoppedEvent, &id, &known.asked.pod);
             }
@@ -84,53 +84,23 @@ fn drain(inotify: &OwnedFd) {
     while reader.next().is_ok() {}
 }
 
-/// The store's events, read on and on.
-#[derive(Debug)]
-struct Log {
-    path: std::path::PathBuf,
-    file: Option<BufReader<File>>,
-    line: Vec<u8>,
+/// The store's events from now on.
+fn from_now(store: &Store) -> std::io::Result<Tail> {
+    let (path, _) = events::places(store);
+    let mut newest = tail::open(&path)?;
+    if let Some(file) = &mut newest {
+        file.seek(SeekFrom::End(0))?;
+    }
+    Ok(Tail::new(path, newest))
 }
 
-impl Log {
-    fn at_end(store: &Store) -> std::io::Result<Self> {
-        let (path, _) = events::places(store);
-        let file = match File::open(&path) {
-            Ok(mut file) => {
-                file.seek(SeekFrom::End(0))?;
-                Some(BufReader::new(file))
-            }
-            Err(_) => None,
-        };
-        Ok(Self { path, file, line: Vec::new() })
-    }
-
-    /// The containers that have ended since the last time.
-    fn ended(&mut self) -> Vec<String> {
-        let mut all = Vec::new();
-        loop {
-            if self.file.is_none() {
-                self.file = File::open(&self.path).ok().map(BufReader::new);
-            }
-            let Some(file) = &mut self.file else { return all };
-            while file.read_until(b'\n', &mut self.line).is_ok_and(|count| count > 0) {
-                if !self.line.ends_with(b"\n") {
-                    break;
-                }
-                let event = events::parse(&self.line);
-                all.extend(event.filter(|e| e.kind == events::Kind::Container && e.action == "die").map(|e| e.id));
-                self.line.clear();
-            }
-            let key = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-            let same = file.get_ref().metadata().map(key).ok() == std::fs::metadata(&self.path).map(key).ok();
-            if same {
-                return all;
-            }
-            // It has become the older of two.
-            (self.file, self.line) = (None, Vec::new());
-            if !self.path.exists() {
-                return all;
-            }
-        }
-    }
+/// The containers that have ended since the last time.
+fn ended(log: &mut Tail) -> std::io::Result<Vec<String>> {
+    let mut all = Vec::new();
+    let _ = log.read_on(|line| {
+        let event = events::parse(line);
+        all.extend(event.filter(|e| e.kind == events::Kind::Container && e.action == "die").map(|e| e.id));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(all)
 }

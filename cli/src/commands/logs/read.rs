@@ -1,7 +1,7 @@
 //! Reading a log that may still grow, from its end or its beginning.
 
-use crate::commands::tail::{self, BLOCK, Tail};
 use sampan_runtime::sandbox::log::{self, Line};
+use sampan_runtime::tail::{self, BLOCK, Tail};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::ControlFlow;

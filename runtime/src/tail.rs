@@ -1,6 +1,6 @@
 //! Reading a file that grows line by line, and is renamed when it has grown enough.
 
-use sampan_runtime::sandbox::log::rotated;
+use crate::sandbox::log::rotated;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -8,9 +8,11 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// So much is read at once, in bytes.
 pub const BLOCK: usize = 64 << 10;
 
 /// Reads a file, each time from where it was, and goes on with the one that takes its place.
+#[derive(Debug)]
 pub struct Tail {
     path: PathBuf,
     /// What is read at the moment, and before the file itself.
@@ -22,12 +24,16 @@ pub struct Tail {
 
 impl Tail {
     /// Reads the file at `path`, which need not be there yet, after `first`, of which the last may be that file already.
+    #[must_use]
     pub fn new(path: PathBuf, first: impl IntoIterator<Item = File>) -> Self {
         let mut first: VecDeque<File> = first.into_iter().collect();
         Self { path, file: first.pop_front(), first, pending: Vec::new() }
     }
 
     /// Gives out every line that has become whole since the last time, with its newline, until `take` has had enough.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or what `take` says.
     pub fn read_on(
         &mut self,
         mut take: impl FnMut(&[u8]) -> io::Result<ControlFlow<()>>,
@@ -74,6 +80,9 @@ fn later(path: &Path, file: &File) -> io::Result<Option<Vec<File>>> {
 }
 
 /// Opens a file, if it is there.
+///
+/// # Errors
+/// When it is, and cannot be opened.
 pub fn open(path: &Path) -> io::Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -83,6 +92,9 @@ pub fn open(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Whether a file is one of these.
+///
+/// # Errors
+/// When one of them cannot be looked at.
 pub fn is_among(file: &File, others: &[File]) -> io::Result<bool> {
     for other in others {
         if is_same(file, other)? {
