@@ -24,6 +24,10 @@ const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/Linux
 /// How containerd names the type of an OCI process.
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
+/// The signals of a stop (signal(7)).
+const SIGKILL: u32 = 9;
+const SIGTERM: u32 = 15;
+
 /// What a sandbox that was asked did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -100,6 +104,21 @@ impl SandboxClient {
         let request = KillRequest { id: id.to_owned(), signal, ..KillRequest::default() };
         let answer = self.task.kill(context::with_duration(Duration::from_secs(10)), &request).await;
         answer.map(drop).map_err(|source| ClientError::Call { what: "send a signal", source })
+    }
+
+    /// Ends a container in its own time, or at once when `grace` is over; returns when it has ended.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), ClientError> {
+        if !grace.is_zero() {
+            self.kill(id, SIGTERM).await?;
+            if let Ok(ended) = tokio::time::timeout(grace, self.wait(id)).await {
+                return ended.map(drop);
+            }
+        }
+        self.kill(id, SIGKILL).await?;
+        self.wait(id).await.map(drop)
     }
 
     /// Holds a container where it is.

@@ -71,17 +71,8 @@ impl StopArgs {
 /// Ends a container in its own time: within `grace` seconds, or its own setting. One that does not run has ended.
 pub fn stop(store: &Store, found: &Container, grace: Option<u32>) -> Result<()> {
     let grace = grace.unwrap_or(found.record.stop_timeout);
-    end(store, found, async |client| {
-        if grace > 0 {
-            client.kill(&found.record.id, SIGTERM).await?;
-            let gone = client.wait(&found.record.id);
-            if let Ok(ended) = tokio::time::timeout(Duration::from_secs(grace.into()), gone).await {
-                return ended.map(drop);
-            }
-        }
-        client.kill(&found.record.id, SIGKILL).await?;
-        client.wait(&found.record.id).await.map(drop)
-    })?;
+    let grace = Duration::from_secs(grace.into());
+    end(store, found, async |client| client.stop(&found.record.id, grace).await)?;
     found.tell(store, "stop", []);
     Ok(())
 }
@@ -191,10 +182,7 @@ fn remove(store: &Store, found: &Container, volumes: bool) -> Result<()> {
 
 /// Ends a container and waits until it has ended.
 fn kill_now(store: &Store, found: &Container) -> Result<()> {
-    end(store, found, async |client| {
-        client.kill(&found.record.id, SIGKILL).await?;
-        client.wait(&found.record.id).await.map(drop)
-    })
+    end(store, found, async |client| client.stop(&found.record.id, Duration::ZERO).await)
 }
 
 fn parse_signal(given: &str) -> Result<u32> {

@@ -21,9 +21,6 @@ use tonic::Status as Refusal;
 
 /// What kubelet asked for when it had a container made, in the container's directory.
 const KEPT: &str = "cri.pb";
-/// The signals of a stop.
-const SIGKILL: u32 = 9;
-const SIGTERM: u32 = 15;
 
 /// What is written down of a container beside its record.
 #[derive(Clone, PartialEq, Message)]
@@ -241,26 +238,13 @@ impl Node {
     /// Ends a container within so many seconds. One that does not run has ended.
     pub(super) async fn stop(&self, known: &Known, grace: i64) -> Result<(), Refusal> {
         let (id, socket) = (known.id(), known.container.socket(&self.store));
+        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
         while let Status::Running(_) = self.status_of(known) {
             let Ok(client) = SandboxClient::connect(&socket).await else {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             };
-            let gone = async || match client.wait(id).await {
-                Err(error) if !error.is_lost() => Err(error),
-                _ => Ok(()),
-            };
-            let ended = async {
-                if let Some(grace) = u64::try_from(grace).ok().filter(|grace| *grace > 0) {
-                    client.kill(id, SIGTERM).await?;
-                    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(grace), gone()).await {
-                        return ended;
-                    }
-                }
-                client.kill(id, SIGKILL).await?;
-                gone().await
-            };
-            match ended.await {
+            match client.stop(id, grace).await {
                 Err(error) if self.status_of(known).is_running() && !error.is_lost() => {
                     return Err(Refusal::unknown(error.to_string()));
                 }
