@@ -2,7 +2,7 @@
 //! all of them; what counts is the ratio. Peers stand beside ours when the machine has them.
 //!
 //! `make bench`, or `bench [ROUNDS]`, `bench http [SECONDS]`, `bench echo`, `bench neighbours [SECONDS]`, `bench density
-//! [SHARED] [ALONE]`.
+//! [SHARED] [ALONE]`, `bench pull [ROUNDS]`.
 
 mod builds;
 mod density;
@@ -25,6 +25,7 @@ fn main() -> Result<()> {
         Some("echo") => return echo::echo(&Bench::new()?),
         Some("neighbours") => return neighbours::neighbours(&Bench::new()?, u32::try_from(number(1, 3)?)?),
         Some("density") => return density::density(&Bench::new()?, number(1, 1000)?, number(2, 200)?),
+        Some("pull") => return Bench::new()?.pull(number(1, 7)?),
         Some("http") => return http::http(&Bench::new()?, u32::try_from(number(1, 5)?)?),
         _ => {}
     }
@@ -39,7 +40,7 @@ fn main() -> Result<()> {
     echo::echo(&bench)?;
     neighbours::neighbours(&bench, 3)?;
     builds::builds(&bench, rounds.min(10))?;
-    bench.pull()?;
+    bench.pull(7)?;
     bench.fill(1000, 100)?;
     bench.starts("Start, beside 1,000 other containers and 100 images", rounds)?;
     println!("\n({:.0} s in all; medians of {rounds} interleaved rounds)", begun.elapsed().as_secs_f64());
@@ -249,10 +250,12 @@ impl Bench {
 
     /// A large image from a registry of this machine, beside skopeo: into an OCI layout, where nothing is unpacked, and
     /// into containers-storage, which is what `podman pull` does.
-    fn pull(&self) -> Result<()> {
+    fn pull(&self, rounds: usize) -> Result<()> {
         const LAYERS: usize = 4;
         const SIZE: u64 = 50 << 20;
-        println!("\n## Pull of a 200 MB image in {LAYERS} layers from a registry of this machine, median of 3\n");
+        println!(
+            "\n## Pull of a 200 MB image in {LAYERS} layers from a registry of this machine, median of {rounds}\n"
+        );
         let (Some(registry), Some(_)) = (which("docker-registry"), which("skopeo")) else {
             println!("(left out: this machine lacks docker-registry or skopeo)");
             return Ok(());
@@ -276,7 +279,7 @@ impl Bench {
         let mut serving = Command::new(registry);
         serving.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
         let mut serving = serving.spawn()?;
-        let measured = self.pull_from(&format!("localhost:{port}/large"), &dir);
+        let measured = self.pull_from(&format!("localhost:{port}/large"), &dir, rounds);
         let _ = serving.kill();
         let _ = serving.wait();
         let measured = measured?;
@@ -289,7 +292,7 @@ impl Bench {
         Ok(())
     }
 
-    fn pull_from(&self, name: &str, dir: &Path) -> Result<Vec<(&'static str, Duration)>> {
+    fn pull_from(&self, name: &str, dir: &Path, rounds: usize) -> Result<Vec<(&'static str, Duration)>> {
         self.sampan(&["build", "-q", "-t", name, &dir.to_string_lossy()])?;
         self.sampan(&["push", "-q", name])?;
         let place = dir.join("into");
@@ -307,7 +310,7 @@ impl Bench {
             let to = skopeo(format!("containers-storage:[overlay@{into}/root+{into}/run]{name}"));
             all.push(("skopeo copy to containers-storage: verified, unpacked", to, vec![]));
         }
-        for _ in 0..3 {
+        for _ in 0..rounds {
             for (_, command, times) in &mut all {
                 let (program, args) = command.split_first().context("an empty command")?;
                 let mut command = Command::new(program);
