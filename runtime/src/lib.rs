@@ -6,6 +6,7 @@
 pub mod check;
 pub mod config;
 pub mod container;
+mod digest;
 pub mod events;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;

@@ -2,8 +2,8 @@
 
 use crate::net::{self, Http, Response};
 use crate::{Dir, OrFail, Run, Started, fail, until};
+use ring::digest::{SHA256, digest as hash};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -131,7 +131,7 @@ impl Registry {
 /// The digest of some bytes, as OCI writes it.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
+    hash(&SHA256, bytes).as_ref().iter().fold("sha256:".to_owned(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -2,8 +2,9 @@
 //! was recorded, whatever its times say. All of it is derived: what is wrong is removed, and compiled when it is next
 //! needed.
 
-use super::code::{Cache, Sidecar, Stamp, distrusted, hash};
+use super::code::{Cache, Sidecar, Stamp, distrusted};
 use crate::check::{Finding, REPAIR, Report, names_in};
+use crate::digest;
 use crate::store::{Lock, Store, files};
 use rustix::fs::{Mode, OFlags};
 use std::collections::HashMap;
@@ -66,7 +67,7 @@ fn look(dir: &Path, digest: &str) -> Option<Trouble> {
     };
     let problem = match file.metadata() {
         Err(e) => Some(format!("it cannot be looked at ({e})")),
-        Ok(meta) => distrusted(&meta).or_else(|| match hash(&mut file) {
+        Ok(meta) => distrusted(&meta).or_else(|| match digest::of_all(&mut file) {
             Err(e) => Some(format!("it cannot be read ({e})")),
             Ok(found) if found != known.sha256 => {
                 Some(format!("it is not what was compiled (its hash is {found}, recorded is {})", known.sha256))
@@ -127,7 +128,7 @@ fn check_link(program: &Path, known: &HashMap<String, (PathBuf, String)>, report
     let Ok(mut file) = File::open(program) else { return };
     let Ok(meta) = file.metadata() else { return };
     let Some((link, told)) = known.get(&Stamp::of(&meta).name()) else { return };
-    match hash(&mut file) {
+    match digest::of_all(&mut file) {
         Ok(found) if found != *told => {
             let problem = format!("it is recorded with the digest {told}, and has {found}");
             let finding = Finding::wrong(format!("program {}", program.display()), problem, link, REPAIR);

@@ -11,11 +11,10 @@
 use super::compile::{self, CompileError};
 use super::engine;
 use super::kind::Description;
-use crate::container::id::hex;
+use crate::digest;
 use crate::store::{Durability, Lock, Store, StoreError, files};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::fs::{File, Metadata};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -97,7 +96,7 @@ pub fn prepare(store: &Store, path: &Path) -> Result<Code, CodeError> {
     {
         return Ok(code);
     }
-    let digest = hash(&mut wasm).map_err(StoreError::io("read", path))?;
+    let digest = digest::of_all(&mut wasm).map_err(StoreError::io("read", path))?;
     let code = match cache.get(&digest) {
         Some(code) => code,
         None => {
@@ -142,7 +141,7 @@ pub fn prepare_open(store: &Store, mut wasm: File, may_compile: bool) -> Result<
     }
     let cache = Cache::open(store);
     wasm.rewind().map_err(io("read"))?;
-    if let Some(code) = cache.get(&hash(&mut wasm).map_err(io("read"))?) {
+    if let Some(code) = cache.get(&digest::of_all(&mut wasm).map_err(io("read"))?) {
         return Ok(Some((code, false)));
     }
     if !may_compile {
@@ -154,7 +153,7 @@ pub fn prepare_open(store: &Store, mut wasm: File, may_compile: bool) -> Result<
     let mut copy = File::from(rustix::fs::memfd_create("wasm", flags).map_err(|e| io("copy")(e.into()))?);
     let size = std::io::copy(&mut wasm.take(MOST_WASM), &mut copy).map_err(io("copy"))?;
     copy.rewind().map_err(io("copy"))?;
-    let digest = hash(&mut copy).map_err(io("read"))?;
+    let digest = digest::of_all(&mut copy).map_err(io("read"))?;
     copy.rewind().map_err(io("copy"))?;
     let (description, bytes) =
         compile::compile(copy, size).map_err(|source| CodeError::Compile { path: path.to_owned(), source })?;
@@ -198,7 +197,7 @@ impl Cache {
         let mut known: Sidecar = files::read_json(&sidecar).ok()?;
         let stamp = Stamp::of(&meta);
         if stamp != known.stamp {
-            if hash(&mut file).ok()? != known.sha256 {
+            if digest::of_all(&mut file).ok()? != known.sha256 {
                 return None;
             }
             known.stamp = stamp;
@@ -226,23 +225,11 @@ impl Cache {
             Ok(Stamp::of(&std::fs::symlink_metadata(&code)?))
         };
         let stamp = write().map_err(StoreError::io("write", &code))?;
-        let known = Sidecar { stamp, sha256: format!("sha256:{}", hex(&Sha256::digest(bytes))), description };
+        let known = Sidecar { stamp, sha256: digest::of(bytes), description };
         files::write_json(&sidecar, &known, Durability::Flushed)?;
         let file = File::open(&code).map_err(StoreError::io("open", &code))?;
         Ok(Code { file, description: known.description, digest })
     }
-}
-
-pub(super) fn hash(file: &mut File) -> std::io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 18];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(buffer.get(..n).unwrap_or_default()),
-        }
-    }
-    Ok(format!("sha256:{}", hex(&hasher.finalize())))
 }
 
 /// Why a file of the cache may not be what we have written.

@@ -4,7 +4,8 @@
 //! A piece of code is needed when a file that it was made of is still there: in an unpacked layer, in what is being made
 //! right now, or as a container's program. Which file that was is told by the links that the cache keeps for it.
 
-use super::code::{Cache, CodeError, Stamp, hash};
+use super::code::{Cache, CodeError, Stamp};
+use crate::digest;
 use crate::store::{Lock, Store, StoreError, files};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -142,7 +143,7 @@ fn of_containers(store: &Store, programs: &[PathBuf]) -> Result<Vec<String>, Cod
     let own = programs.iter().filter(|path| path.starts_with(store.containers()));
     let digest = |path: &PathBuf| {
         let mut file = File::open(path).ok()?;
-        hash(&mut file).ok()
+        digest::of_all(&mut file).ok()
     };
     // One that went away meanwhile needs nothing.
     Ok(own.filter_map(digest).collect())

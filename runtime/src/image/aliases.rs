@@ -145,7 +145,7 @@ mod tests {
             };
             assert_eq!(found(&aliases, name), means, "{name}");
         }
-        let pinned = format!("python@{}", super::super::digest_of(b""));
+        let pinned = format!("python@{}", crate::digest::of(b""));
         assert_eq!(found(&aliases, &pinned), "itself");
     }
 

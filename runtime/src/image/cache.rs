@@ -6,6 +6,7 @@
 //! same image.
 
 use super::{Layer, Result, blobs};
+use crate::digest;
 use crate::store::{Durability, Store, StoreError, files};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -108,7 +109,7 @@ pub(super) fn all(store: &Store) -> Result<Vec<Kept>> {
         let file = file.map_err(StoreError::io("list", &dir))?;
         let key = file.file_name().to_string_lossy().into_owned();
         // What is being written, and what is damaged, keeps nothing.
-        if let (true, Ok(entry)) = (blobs::is_hex(&key, 64..=64), files::read_json::<Entry>(&file.path())) {
+        if let (true, Ok(entry)) = (digest::is_hex(&key, 64..=64), files::read_json::<Entry>(&file.path())) {
             let used = file.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             all.push(Kept { key, text: entry.text, layer: entry.layer.map(layer), used });
         }
@@ -128,7 +129,7 @@ pub(super) fn forget<'k>(store: &Store, keys: impl IntoIterator<Item = &'k Kept>
 pub(super) fn unreadable(store: &Store) -> Vec<PathBuf> {
     let named = |dir: PathBuf| {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter(|file| file.file_name().to_str().is_some_and(|key| blobs::is_hex(key, 64..=64)))
+        entries.filter(|file| file.file_name().to_str().is_some_and(|key| digest::is_hex(key, 64..=64)))
     };
     let steps = named(steps(store)).filter(|file| files::read_json::<Entry>(&file.path()).is_err());
     let images = named(store.cache().join("images"));

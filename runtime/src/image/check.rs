@@ -8,6 +8,7 @@ use super::index::{self, Change};
 use super::unpack;
 use super::{Image, Images, Layer, Result, blobs, cache};
 use crate::check::{Finding, REPAIR, Report, names_in};
+use crate::digest;
 use crate::store::{Store, StoreError, files};
 use rustix::fs::{CWD, RenameFlags};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -92,9 +93,7 @@ fn right(path: &Path, digest: &str, size: Option<u64>) -> std::result::Result<()
     if let Some(size) = size.filter(|size| *size != length) {
         return Err(format!("is damaged ({length} bytes, where {size} were recorded)"));
     }
-    let mut reader = blobs::Hashing::new(std::io::BufReader::with_capacity(1 << 18, file));
-    std::io::copy(&mut reader, &mut std::io::sink()).map_err(unreadable)?;
-    match reader.finish().1 {
+    match digest::of_all(file).map_err(unreadable)? {
         found if found == digest => Ok(()),
         found => Err(format!("is damaged (its content has the digest {found})")),
     }
@@ -193,7 +192,7 @@ impl Census {
     ) {
         let name = entries.iter().filter(|e| e.digest == entry.digest).find_map(|e| e.name());
         let name = name.map_or_else(
-            || blobs::hex(entry.id().unwrap_or(entry.digest)).unwrap_or(entry.digest).chars().take(12).collect(),
+            || digest::hex(entry.id().unwrap_or(entry.digest)).unwrap_or(entry.digest).chars().take(12).collect(),
             index::familiar,
         );
         let owner = Owner::Image(name.clone());

@@ -11,8 +11,9 @@
 //! nothing else has to know; the blobs and the manifest stay as they came, and with them their digests.
 
 use super::index::MANIFEST_TYPE;
-use super::{Layer, blobs, chain_ids};
+use super::{Layer, chain_ids};
 use crate::container::health::Check;
+use crate::digest;
 use oci_spec::image::{Arch, Config, ImageConfiguration, Os, RootFs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -308,7 +309,7 @@ fn absolute(path: &str) -> String {
 /// What stands for the digest of the archive that a file's layer is not: it follows from the file and its place, so that no
 /// other layer has it.
 fn diff_id_of_file(layer: &Descriptor, place: &str) -> String {
-    blobs::digest_of(format!("file {} {place}", layer.digest).as_bytes())
+    digest::of(format!("file {} {place}", layer.digest).as_bytes())
 }
 
 fn stacked(layers: Vec<(&Descriptor, String, Option<String>)>) -> Vec<Layer> {

@@ -4,6 +4,7 @@ use super::aliases::{Alias, Aliases};
 use super::formats::{self, Shape};
 use super::index::{self, Change, Entry};
 use super::{Image, ImageConfiguration, ImageError, Layer, Reference, Result, blobs, unpack};
+use crate::digest;
 use crate::store::{Lock, Scratch, Store, StoreError, files};
 use std::path::PathBuf;
 
@@ -337,7 +338,7 @@ impl<'a> Images<'a> {
     /// The manifest of the one image whose id begins so.
     fn by_id<'e>(&self, entries: &[Entry<'e>], wanted: &str) -> Result<&'e str> {
         let prefix = wanted.strip_prefix("sha256:").unwrap_or(wanted);
-        if !blobs::is_hex(prefix, 1..=64) {
+        if !digest::is_hex(prefix, 1..=64) {
             // Of what can be no id, say why it is no name either.
             wanted.parse::<Reference>()?;
             return Err(ImageError::NotFound { name: wanted.to_owned() });
@@ -348,7 +349,7 @@ impl<'a> Images<'a> {
                 Some(id) => id.to_owned(),
                 None => self.manifest(entry.digest)?.config.digest,
             };
-            if blobs::hex(&id).is_some_and(|hex| hex.starts_with(prefix)) && fits.iter().all(|(known, _)| *known != id)
+            if digest::hex(&id).is_some_and(|hex| hex.starts_with(prefix)) && fits.iter().all(|(known, _)| *known != id)
             {
                 fits.push((id, entry.digest));
             }

@@ -248,7 +248,7 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::blobs::digest_of;
+    use crate::digest;
 
     fn names(store: &Store) -> Vec<(String, Option<String>)> {
         let bytes = read(store).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     fn a_name_moves_and_leaves_a_dangling_entry() {
         let dir = files::tests::temp_dir();
         let store = Store::open(&dir.join("s"), &dir.join("r")).unwrap();
-        let (a, b) = (digest_of(b"a"), digest_of(b"b"));
+        let (a, b) = (digest::of(b"a"), digest::of(b"b"));
         let mut change = Change::begin(&store).unwrap();
         change.add(&a, None, 1, "sha256:x");
         change.name(&a, "one");
@@ -288,11 +288,11 @@ mod tests {
         let dir = files::tests::temp_dir();
         let store = Store::open(&dir.join("s"), &dir.join("r")).unwrap();
         let mut change = Change::begin(&store).unwrap();
-        for digest in [digest_of(b"a"), digest_of(b"b")] {
+        for digest in [digest::of(b"a"), digest::of(b"b")] {
             change.add(&digest, None, 1, "sha256:x");
             change.name(&digest, "one");
         }
-        assert_eq!(change.digests(), BTreeSet::from([digest_of(b"b")]));
+        assert_eq!(change.digests(), BTreeSet::from([digest::of(b"b")]));
         std::fs::remove_dir_all(dir).unwrap();
     }
 
@@ -303,11 +303,11 @@ mod tests {
         let theirs = format!(
             r#"{{"schemaVersion":2,"x":1,"manifests":[{{"mediaType":"m","digest":"{}","size":3,
                "platform":{{"os":"wasip1","architecture":"wasm"}},"annotations":{{"a":"b"}}}}]}}"#,
-            digest_of(b"a")
+            digest::of(b"a")
         );
         std::fs::write(store.content().join(FILE), theirs).unwrap();
         let mut change = Change::begin(&store).unwrap();
-        change.name(&digest_of(b"a"), "n");
+        change.name(&digest::of(b"a"), "n");
         change.save().unwrap();
         let text = String::from_utf8(read(&store).unwrap()).unwrap();
         for part in [r#""x":1"#, r#""os":"wasip1""#, r#""a":"b""#, r#""mediaType":"m""#, r#".ref.name":"n""#] {

@@ -1,9 +1,9 @@
 //! The files of a layer → its blob. The same files give the same bytes: entries are sorted, owners are 0 unless an
 //! instruction says another, and nothing of the machine or the moment gets in.
 
-use super::blobs::Hashing;
 use super::changed::Listed;
 use super::entry::{self, Node};
+use crate::digest::Hashing;
 use crate::store::StoreError;
 use flate2::Compression;
 use flate2::write::GzEncoder;

@@ -60,7 +60,6 @@ mod tests;
 
 pub use oci_spec::image::ImageConfiguration;
 
-pub(crate) use blobs::digest_of;
 pub use cache::Kept;
 pub use changed::Change;
 pub(crate) use changed::changed;
@@ -104,7 +103,7 @@ impl Image {
     /// The first twelve digits of the id, as tables show it.
     #[must_use]
     pub fn short_id(&self) -> &str {
-        let hex = blobs::hex(&self.id).unwrap_or(&self.id);
+        let hex = crate::digest::hex(&self.id).unwrap_or(&self.id);
         hex.get(..12).unwrap_or(hex)
     }
 
@@ -146,7 +145,7 @@ pub(crate) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     for diff_id in diff_ids {
         let id = match chain.last() {
             None => diff_id.clone(),
-            Some(below) => digest_of(format!("{below} {diff_id}").as_bytes()),
+            Some(below) => crate::digest::of(format!("{below} {diff_id}").as_bytes()),
         };
         chain.push(id);
     }

@@ -2,6 +2,7 @@
 
 use super::index::MANIFEST_TYPE;
 use super::{ImageError, Images, Reference, blobs, index};
+use crate::digest;
 use crate::events;
 use crate::registry::{Access, Counter, Registries, RegistryError, Repository, Uploaded};
 use crate::store::{Store, StoreError, files};
@@ -79,7 +80,7 @@ pub fn push(
     let mut seen = BTreeSet::new();
     let mut all = Vec::new();
     for blob in manifest.layers.iter().chain([&manifest.config]).filter(|blob| seen.insert(&blob.digest)) {
-        let file = scratch.path().join(blobs::hex(&blob.digest).unwrap_or("none"));
+        let file = scratch.path().join(digest::hex(&blob.digest).unwrap_or("none"));
         let place = blobs::path(store, &blob.digest)?;
         let linked = std::fs::hard_link(&place, &file).or_else(|_| std::fs::copy(&place, &file).map(drop));
         linked.map_err(StoreError::io("read", place))?;

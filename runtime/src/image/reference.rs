@@ -2,7 +2,7 @@
 //!
 //! The grammar is that of <https://github.com/distribution/reference>, which every registry and client follows.
 
-use super::blobs;
+use crate::digest;
 use std::fmt;
 use std::str::FromStr;
 
@@ -113,7 +113,7 @@ impl FromStr for Reference {
 }
 
 fn parse(text: &str) -> Result<Reference, String> {
-    if blobs::is_hex(text, 64..=64) {
+    if digest::is_hex(text, 64..=64) {
         return Err("64 hex digits are an image's id, and cannot be a name".to_owned());
     }
     let (rest, digest) = match text.split_once('@') {
@@ -204,7 +204,7 @@ fn check_tag(tag: &str) -> Result<&str, String> {
 }
 
 fn check_digest(digest: &str) -> Result<&str, String> {
-    match blobs::hex(digest) {
+    match digest::hex(digest) {
         Some(_) => Ok(digest),
         None => Err(format!("the digest {digest:?} must be sha256: and 64 lowercase hex digits")),
     }

@@ -2,6 +2,7 @@
 
 use super::build::{BuildOptions, build};
 use super::*;
+use crate::digest;
 use crate::store::{Store, files};
 use std::path::PathBuf;
 
@@ -74,8 +75,8 @@ fn chain_ids_follow_the_specification() {
     let diffs = ["sha256:aa", "sha256:bb", "sha256:cc"].map(str::to_owned);
     let chain = chain_ids(&diffs);
     assert_eq!(chain[0], "sha256:aa");
-    assert_eq!(chain[1], digest_of(b"sha256:aa sha256:bb"));
-    assert_eq!(chain[2], digest_of(format!("{} sha256:cc", chain[1]).as_bytes()));
+    assert_eq!(chain[1], digest::of(b"sha256:aa sha256:bb"));
+    assert_eq!(chain[2], digest::of(format!("{} sha256:cc", chain[1]).as_bytes()));
 }
 
 #[test]

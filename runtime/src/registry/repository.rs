@@ -4,7 +4,8 @@ use super::auth::{self, Asker};
 use super::hosts::Endpoint;
 use super::transport::{self, Ask, Counter, Payload, Transport, follow, read_to_limit};
 use super::{Registries, RegistryError, Result, error};
-use crate::image::{Reference, digest_of};
+use crate::digest;
+use crate::image::Reference;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
@@ -142,7 +143,7 @@ impl Repository {
         let media_type = text(answer.headers(), "content-type").unwrap_or_default().to_owned();
         let said = text(answer.headers(), "docker-content-digest").map(str::to_owned);
         let bytes = peer.document(&ask, answer).await?;
-        let digest = digest_of(&bytes);
+        let digest = digest::of(&bytes);
         let wanted = if version.contains(':') { Some(version.to_owned()) } else { said };
         // A registry may know a manifest by another algorithm's digest; that is not ours to check.
         match wanted.filter(|wanted| *wanted != digest && wanted.starts_with("sha256:")) {
@@ -179,7 +180,7 @@ impl Repository {
         if found != size {
             return Err(RegistryError::Size { host, what, wanted: size, found });
         }
-        match digest_of(&bytes) {
+        match digest::of(&bytes) {
             found if found == digest => Ok(bytes),
             found => Err(RegistryError::Digest { host, what, wanted: digest.to_owned(), found }),
         }
@@ -257,7 +258,7 @@ impl Repository {
     /// When the registry cannot be reached, does not take it, or understands another digest by it.
     pub async fn put_manifest(&self, tag: &str, media_type: &str, bytes: Bytes) -> Result<()> {
         let peer = self.target()?;
-        let wanted = digest_of(&bytes);
+        let wanted = digest::of(&bytes);
         let mut ask = Ask {
             method: Method::PUT,
             uri: peer.uri(&format!("/{}/manifests/{tag}", self.path))?,

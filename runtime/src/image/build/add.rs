@@ -3,7 +3,7 @@
 use super::Problem;
 use super::copy::Tree;
 use super::stage::Stage;
-use crate::image::blobs::Hashing;
+use crate::digest;
 use crate::image::packed;
 use crate::image::unpack::limits::{Gauge, Limits};
 use std::fs::File;
@@ -30,7 +30,7 @@ pub(super) fn fetch(stage: &Stage<'_>, url: &str, checksum: Option<&str>) -> Res
     let name = path.splitn(4, '/').nth(3).and_then(|path| path.rsplit('/').next()).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| failed("it has no file name at its end".to_owned()))?;
     let wanted = checksum.map(|checksum| stage.expand(checksum)).transpose()?;
-    if let Some(wanted) = wanted.as_ref().filter(|wanted| crate::image::blobs::hex(wanted).is_none()) {
+    if let Some(wanted) = wanted.as_ref().filter(|wanted| digest::hex(wanted).is_none()) {
         return Err(failed(format!("the checksum {wanted} must be sha256: and 64 hex digits")));
     }
     let Some(fetch) = stage.build.options.fetch else {
@@ -39,9 +39,7 @@ pub(super) fn fetch(stage: &Stage<'_>, url: &str, checksum: Option<&str>) -> Res
     let host = stage.build.scratch("remote");
     fetch(url, &host).map_err(|error| failed(error.to_string()))?;
     if let Some(wanted) = wanted {
-        let mut file = Hashing::new(File::open(&host).map_err(Problem::read(&host))?);
-        std::io::copy(&mut file, &mut std::io::sink()).map_err(Problem::read(&host))?;
-        let found = file.finish().1;
+        let found = File::open(&host).and_then(digest::of_all).map_err(Problem::read(&host))?;
         if found != wanted {
             return Err(failed(format!("its checksum is {found}, and {wanted} was asked for")));
         }

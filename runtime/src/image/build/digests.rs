@@ -1,6 +1,6 @@
 //! What the files of a context hold, remembered by their identity: a file that did not change is not read again.
 
-use crate::image::blobs::Hashing;
+use crate::digest;
 use crate::image::layer::{LayerError, Stamp};
 use crate::store::{Durability, Store, files};
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ struct Known {
 impl Digests {
     /// What the store remembers of this context.
     pub fn of(store: &Store, context: &Path) -> Self {
-        let name = crate::image::blobs::digest_of(context.as_os_str().as_bytes());
+        let name = digest::of(context.as_os_str().as_bytes());
         let place = store.cache().join("contexts").join(name.trim_start_matches("sha256:"));
         Self { place, stays: !super::input::is_passing(store, context), state: RefCell::default() }
     }
@@ -83,9 +83,7 @@ fn now() -> i128 {
 
 fn hash(host: &Path) -> std::io::Result<String> {
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(host)?;
-    let mut file = Hashing::new(file);
-    std::io::copy(&mut file, &mut std::io::sink())?;
-    Ok(file.finish().1)
+    digest::of_all(file)
 }
 
 #[cfg(test)]
@@ -104,7 +102,7 @@ mod tests {
         old.age(1_000_000_000 * 60);
         let digests = Digests::of(&store, &dir);
         let first = digests.digest(&file, &old).unwrap();
-        assert_eq!(first, crate::image::blobs::digest_of(b"one"));
+        assert_eq!(first, digest::of(b"one"));
         digests.save();
         // It is not read: there is nothing to read.
         std::fs::remove_file(&file).unwrap();

@@ -3,6 +3,7 @@
 
 use super::context::Context;
 use super::{BuildError, Problem, copy};
+use crate::digest;
 use crate::image::index::MANIFEST_TYPE;
 use crate::image::layer::Plan;
 use crate::image::{Image, Images, LayerError, blobs};
@@ -79,7 +80,7 @@ pub fn write_artifact(
     let mut wasm = Vec::new();
     let read = File::open(program).and_then(|mut file| file.read_to_end(&mut wasm));
     read.map_err(LayerError::read(program)).map_err(failed)?;
-    let layer = blobs::digest_of(&wasm);
+    let layer = digest::of(&wasm);
     let mut config = Map::new();
     config.insert("created".to_owned(), json!(image.config.created()));
     config.insert("architecture".to_owned(), json!("wasm"));
@@ -99,10 +100,10 @@ pub fn write_artifact(
     let manifest = document(json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": of(ARTIFACT_CONFIG, &blobs::digest_of(&config), config.len()),
+        "config": of(ARTIFACT_CONFIG, &digest::of(&config), config.len()),
         "layers": [of(ARTIFACT_LAYER, &layer, wasm.len())],
     }))?;
-    let mut entry = of(MANIFEST_TYPE, &blobs::digest_of(&manifest), manifest.len());
+    let mut entry = of(MANIFEST_TYPE, &digest::of(&manifest), manifest.len());
     if let (Some(name), Some(entry)) = (name, entry.as_object_mut()) {
         entry.insert("annotations".to_owned(), json!({"org.opencontainers.image.ref.name": name}));
     }
@@ -117,7 +118,7 @@ pub fn write_artifact(
             put(&mut archive, dir, &[], EntryType::Directory)?;
         }
         for blob in [&config, &manifest, &wasm] {
-            let name = format!("blobs/sha256/{}", blobs::digest_of(blob).trim_start_matches("sha256:"));
+            let name = format!("blobs/sha256/{}", digest::of(blob).trim_start_matches("sha256:"));
             put(&mut archive, &name, blob, EntryType::Regular)?;
         }
         put(&mut archive, "index.json", &index, EntryType::Regular)?;

@@ -6,10 +6,11 @@ use super::stage::Stage;
 use super::words::Words;
 use crate::config::Config;
 use crate::container;
+use crate::digest;
 use crate::grants::{self, Egress, Grants, RootGrant};
 use crate::guest::{code, script};
 use crate::image::layer::Plan;
-use crate::image::{blobs, upper};
+use crate::image::upper;
 use crate::rootfs;
 use crate::sandbox::log::{self, Line};
 use crate::sandbox::{Attach, Entry, aside};
@@ -141,7 +142,7 @@ pub(super) fn key(stage: &Stage<'_>, step: &RunStep) -> String {
     let proxies: Vec<&str> = stage.build.args.proxies().map(|(name, _)| name).collect();
     let mut step = step.clone();
     step.env.retain(|(name, _)| !proxies.contains(&name.as_str()));
-    blobs::digest_of(format!("run 1\n{}\n{:?}\n{step:?}", stage.chain_id(), stage.build.latest).as_bytes())
+    digest::of(format!("run 1\n{}\n{:?}\n{step:?}", stage.chain_id(), stage.build.latest).as_bytes())
 }
 
 /// Runs a step on top of a stage's layers: what it changed, as the plan of a layer, which may be empty; and whom it has

@@ -4,6 +4,7 @@ use super::args::{Args, Platform};
 use super::digests::Digests;
 use super::settings::Settings;
 use super::{BuildError, BuildOptions, Problem, expand};
+use crate::digest;
 use crate::image::formats::{Descriptor, Manifest, OCI_CONFIG};
 use crate::image::images::Finished;
 use crate::image::index::{Change, MANIFEST_TYPE};
@@ -147,8 +148,7 @@ impl<'a> Stage<'a> {
             return Ok(false);
         };
         let content = plan.digest(|host, stamp| self.build.digests.digest(host, stamp))?;
-        let key =
-            blobs::digest_of(format!("layer 1\n{}\n{:?}\n{content}", self.chain_id(), self.build.latest).as_bytes());
+        let key = digest::of(format!("layer 1\n{}\n{:?}\n{content}", self.chain_id(), self.build.latest).as_bytes());
         if let Some(Some(layer)) = self.cached(&key) {
             self.put(text, Some(layer))?;
             return Ok(true);
@@ -206,7 +206,7 @@ impl<'a> Stage<'a> {
         std::fs::rename(&blob, &place).map_err(StoreError::io("write", place))?;
         unpack::put_in_place(store, &layer.chain_id, &dir)?;
         // A file that changed while it was copied is not what the key says. Another key keeps the layer until the build is done.
-        let key = if steady { key.to_owned() } else { blobs::digest_of(format!("torn {}", layer.digest).as_bytes()) };
+        let key = if steady { key.to_owned() } else { digest::of(format!("torn {}", layer.digest).as_bytes()) };
         cache::keep(store, &key, text, Some(&layer))?;
         drop(lock);
         self.put(text, Some(layer))
@@ -222,7 +222,7 @@ impl<'a> Stage<'a> {
     pub fn finish(self, names: &[Reference]) -> Result<Image, BuildError> {
         let store = self.build.store;
         let system = self.system()?;
-        let key = blobs::digest_of(self.config(system, None).to_string().as_bytes());
+        let key = digest::of(self.config(system, None).to_string().as_bytes());
         let options = self.build.options;
         let known = (!options.no_cache).then(|| cache::time_of_image(store, &key)).flatten();
         let created = options.source_date.or(known).unwrap_or_else(jiff::Timestamp::now);
@@ -328,7 +328,7 @@ impl<'a> Stage<'a> {
         let path = self.build.scratch(name);
         let bytes = blobs::document(value)?;
         files::write(&path, &bytes, Durability::Buffered)?;
-        let digest = blobs::digest_of(&bytes);
+        let digest = digest::of(&bytes);
         made.push((digest.clone(), path));
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(Descriptor::new(media_type, digest, size))

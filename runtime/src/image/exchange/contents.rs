@@ -1,7 +1,7 @@
 //! An archive → files in a scratch directory, each with its digest. The archive's names are never used as paths.
 
 use super::BLOBS;
-use crate::image::blobs::{self, Hashing};
+use crate::digest::{self, Hashing};
 use crate::image::unpack::limits::{Gauge, Limits, PATH};
 use crate::image::{ImageError, Result, packed};
 use crate::store::{Scratch, StoreError};
@@ -99,7 +99,7 @@ impl Contents {
                     return Err(bad(format!("it is cut off in the middle of {name}")));
                 }
                 if let Some(hex) = name.strip_prefix(BLOBS)
-                    && blobs::hex(&digest) != Some(hex)
+                    && digest::hex(&digest) != Some(hex)
                 {
                     return Err(bad(format!("the content of {name} has the digest {digest}")));
                 }
@@ -137,7 +137,7 @@ impl Contents {
 
     /// The blob of this digest.
     pub fn blob(&self, digest: &str) -> Option<&Member> {
-        self.get(&format!("{BLOBS}{}", blobs::hex(digest)?))
+        self.get(&format!("{BLOBS}{}", digest::hex(digest)?))
     }
 
     /// A few of the names, for a message.

@@ -3,6 +3,7 @@
 
 use super::contents::{Contents, Member, bad};
 use super::{CONTAINERD_NAME, DOCKER_MANIFEST, INDEX, LAYOUT, REF_NAME};
+use crate::digest;
 use crate::image::formats::{self, Manifest, OCI_CONFIG, Shape};
 use crate::image::images::New;
 use crate::image::index::MANIFEST_TYPE;
@@ -198,7 +199,7 @@ impl<'s> Archive<'s> {
         let path = self.scratch.path().join(format!("manifest-{}", self.candidates.len()));
         let bytes = blobs::document(&manifest)?;
         files::write(&path, &bytes, Durability::Buffered)?;
-        let digest = blobs::digest_of(&bytes);
+        let digest = digest::of(&bytes);
         self.blobs.insert(digest.clone(), path);
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.add(config, &manifest, &found, (digest, size), docker_names(image)?)
@@ -244,7 +245,7 @@ impl<'s> Archive<'s> {
 
 /// The blob that a descriptor means, if it is there and is what the descriptor says.
 fn checked<'c>(contents: &'c Contents, what: &str, digest: &str, size: u64) -> Result<&'c Member> {
-    if blobs::hex(digest).is_none() {
+    if digest::hex(digest).is_none() {
         return Err(bad(format!("{what} is named by no sha256 digest, and only these are known")));
     }
     let member = contents.blob(digest).ok_or_else(|| bad(format!("{what} is named in it and is not in it")))?;

@@ -1,7 +1,8 @@
 //! Images → an archive, written as a stream: nothing but the index is held in memory.
 
 use super::{BLOBS, CONTAINERD_NAME, DOCKER_MANIFEST, INDEX, LAYOUT, REF_NAME};
-use crate::image::blobs::{self, Hashing};
+use crate::digest::{self, Hashing};
+use crate::image::blobs;
 use crate::image::images::again_if_removed;
 use crate::image::index::MANIFEST_TYPE;
 use crate::image::{Image, ImageError, Images, Layer, Reference, Result, unpack};
@@ -104,7 +105,7 @@ fn blobs_of(image: &Image) -> impl Iterator<Item = &str> {
 
 /// Where a blob is held.
 fn held(scratch: &Scratch, digest: &str) -> PathBuf {
-    scratch.path().join(blobs::hex(digest).unwrap_or("none"))
+    scratch.path().join(digest::hex(digest).unwrap_or("none"))
 }
 
 fn write_layout(
@@ -122,7 +123,7 @@ fn write_layout(
     });
     append_bytes(archive, INDEX, index.to_string().as_bytes())?;
     if format == ArchiveFormat::Both {
-        let at = |digest: &str| format!("{BLOBS}{}", blobs::hex(digest).unwrap_or_default());
+        let at = |digest: &str| format!("{BLOBS}{}", digest::hex(digest).unwrap_or_default());
         let manifest = docker_manifest(chosen, &at, &|layer| at(&layer.digest));
         append_bytes(archive, DOCKER_MANIFEST, manifest.as_bytes())?;
     }
@@ -132,7 +133,7 @@ fn write_layout(
     let mut written = BTreeSet::new();
     for digest in chosen.iter().flat_map(|chosen| blobs_of(&chosen.image)) {
         if written.insert(digest) {
-            let name = format!("{BLOBS}{}", blobs::hex(digest).unwrap_or_default());
+            let name = format!("{BLOBS}{}", digest::hex(digest).unwrap_or_default());
             let path = held(scratch, digest);
             let file = File::open(&path).map_err(StoreError::io("read", &path))?;
             let size = file.metadata().map_err(StoreError::io("look at", &path))?.len();
@@ -183,8 +184,8 @@ fn docker_manifest(chosen: &[Chosen], config: &dyn Fn(&str) -> String, layer: &d
 
 /// The older form: `manifest.json`, a config by its id, and layers by the digest of their archive.
 fn write_docker(archive: &mut tar::Builder<impl Write>, chosen: &[Chosen], scratch: &Scratch) -> Result<()> {
-    let config = |id: &str| format!("{}.json", blobs::hex(id).unwrap_or_default());
-    let name = |layer: &Layer| format!("{}.tar", blobs::hex(&layer.diff_id).unwrap_or_default());
+    let config = |id: &str| format!("{}.json", digest::hex(id).unwrap_or_default());
+    let name = |layer: &Layer| format!("{}.tar", digest::hex(&layer.diff_id).unwrap_or_default());
     append_bytes(archive, DOCKER_MANIFEST, docker_manifest(chosen, &config, &name).as_bytes())?;
     let mut written = BTreeSet::new();
     for Chosen { image, .. } in chosen {

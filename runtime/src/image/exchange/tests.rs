@@ -1,6 +1,7 @@
 //! Archives that come back as they went, and archives that are not what they say.
 
 use super::*;
+use crate::digest;
 use crate::image::tests::Fixture;
 use crate::image::{Image, Reference, blobs, find_in_layers};
 use serde_json::{Value, json};
@@ -106,9 +107,9 @@ fn change(files: &mut Files, name: &str, edit: impl FnOnce(&mut Value)) -> Strin
     let mut value: Value = serde_json::from_slice(&files.remove(name).unwrap()).unwrap();
     edit(&mut value);
     let bytes = value.to_string().into_bytes();
-    let digest = blobs::digest_of(&bytes);
+    let digest = digest::of(&bytes);
     let new = match name.starts_with(BLOBS) {
-        true => format!("{BLOBS}{}", blobs::hex(&digest).unwrap()),
+        true => format!("{BLOBS}{}", digest::hex(&digest).unwrap()),
         false => name.to_owned(),
     };
     files.insert(new, bytes);
@@ -120,7 +121,7 @@ fn change_manifest(files: &mut Files, edit: impl FnOnce(&mut Value)) {
     let index: Value = serde_json::from_slice(&files[INDEX]).unwrap();
     let hex = index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "");
     let digest = change(files, &format!("{BLOBS}{hex}"), edit);
-    let size = files[&format!("{BLOBS}{}", blobs::hex(&digest).unwrap())].len();
+    let size = files[&format!("{BLOBS}{}", digest::hex(&digest).unwrap())].len();
     change(files, INDEX, |index| {
         index["manifests"][0]["digest"] = json!(digest);
         index["manifests"][0]["size"] = json!(size);
@@ -228,18 +229,18 @@ fn an_index_in_the_index_gives_what_is_for_wasm() {
     let nest = |inner: Vec<Value>| {
         let mut files = good.clone();
         let inner = json!({"schemaVersion": 2, "manifests": inner}).to_string().into_bytes();
-        let digest = blobs::digest_of(&inner);
+        let digest = digest::of(&inner);
         let outer = json!({"schemaVersion": 2, "manifests": [{
             "mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest, "size": inner.len(),
             "annotations": {REF_NAME: "nested:1"},
         }]});
-        files.insert(format!("{BLOBS}{}", blobs::hex(&digest).unwrap()), inner);
+        files.insert(format!("{BLOBS}{}", digest::hex(&digest).unwrap()), inner);
         files.insert(INDEX.to_owned(), outer.to_string().into_bytes());
         pack(&files)
     };
     // What is for another platform need not even be there.
     let mut missing = entry("linux", "amd64");
-    missing["digest"] = json!(blobs::digest_of(b"elsewhere"));
+    missing["digest"] = json!(digest::of(b"elsewhere"));
     let attested = entry("unknown", "unknown");
     let loaded = load(&Fixture::new(), &nest(vec![missing.clone(), attested, entry("wasip1", "wasm")])).unwrap();
     assert_eq!(names(&loaded[0]), ["nested:1"]);

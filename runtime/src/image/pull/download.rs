@@ -6,10 +6,10 @@
 
 use super::arrival::Coming;
 use super::{Progress, PullError, Step};
+use crate::digest::{self, Hash};
 use crate::image::blobs;
 use crate::registry::{RegistryError, Repository, Sink};
 use crate::store::{Lock, Store, StoreError, files};
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub(super) async fn fetch(
     let coming = Arc::new(coming);
     let known = blobs::path(store, digest)?;
     files::make_dir(&dir(store))?;
-    let path = dir(store).join(blobs::hex(digest).unwrap_or("none"));
+    let path = dir(store).join(digest::hex(digest).unwrap_or("none"));
     loop {
         if known.metadata().is_ok_and(|meta| meta.len() == size) && link(&known, into)? {
             progress.layer(digest, Step::Exists);
@@ -93,7 +93,7 @@ fn link(from: &Path, to: &Path) -> Result<bool, PullError> {
 
 /// Forgets a blob that is in its place.
 pub(super) fn discard(store: &Store, digest: &str) {
-    if let Some(hex) = blobs::hex(digest) {
+    if let Some(hex) = digest::hex(digest) {
         let _ = std::fs::remove_file(dir(store).join(hex));
     }
 }
@@ -116,7 +116,7 @@ pub fn sweep(store: &Store, age: Duration) -> u64 {
 struct Partial {
     path: PathBuf,
     file: Arc<File>,
-    hash: Sha256,
+    hash: Hash,
     len: u64,
     digest: String,
     coming: Arc<Coming>,
@@ -135,7 +135,7 @@ impl Partial {
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = Arc::new(open().map_err(RegistryError::file("open", path))?);
         coming.begins(&file);
-        let mut partial = Self { path: path.to_owned(), file, hash: Sha256::new(), len: 0, digest, coming, progress };
+        let mut partial = Self { path: path.to_owned(), file, hash: Hash::new(), len: 0, digest, coming, progress };
         let mut buffer = vec![0; 256 << 10];
         loop {
             let read = (&*partial.file).read(&mut buffer).map_err(RegistryError::file("read", path))?;
@@ -172,32 +172,32 @@ impl Sink for Partial {
         self.coming.restarts();
         let emptied = self.file.set_len(0).and_then(|()| (&*self.file).rewind());
         emptied.map_err(RegistryError::file("write", &self.path))?;
-        (self.hash, self.len) = (Sha256::new(), 0);
+        (self.hash, self.len) = (Hash::new(), 0);
         self.progress.layer(&self.digest, Step::Has(0));
         Ok(())
     }
 
     fn digest(&self) -> String {
-        blobs::written(self.hash.clone())
+        self.hash.clone().digest()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::digest_of;
+    use crate::digest;
     use crate::image::tests::Fixture;
 
     #[test]
     fn what_is_there_is_gone_on_with() {
         let fixture = Fixture::new();
         let path = fixture.dir.join("blob");
-        let open = || Partial::open(&path, 10, digest_of(b"0123456789"), Arc::default(), Arc::new(())).unwrap();
+        let open = || Partial::open(&path, 10, digest::of(b"0123456789"), Arc::default(), Arc::new(())).unwrap();
         open().push(b"01234").unwrap();
         let mut again = open();
         assert_eq!(again.len(), 5);
         again.push(b"56789").unwrap();
-        assert_eq!(again.digest(), digest_of(b"0123456789"));
+        assert_eq!(again.digest(), digest::of(b"0123456789"));
         again.push(b"too much").unwrap();
         assert!(open().is_empty());
         assert_eq!(path.metadata().unwrap().len(), 0);

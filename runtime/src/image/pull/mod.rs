@@ -20,6 +20,7 @@ use super::images::Finished;
 use super::platform::{Index, Platform};
 use super::{Image, ImageError, Images, Layer, Reference, blobs, unpack};
 use crate::container::locate_in_layers;
+use crate::digest;
 use crate::events;
 use crate::guest::code;
 use crate::registry::{Access, Fetched, Registries, Repository};
@@ -150,7 +151,7 @@ async fn find(repository: &Repository, name: &Reference, platform: Option<&Platf
             wanted: platform.map(ToString::to_string),
             there,
         })?;
-        blobs::hex(&chosen.digest).ok_or_else(|| bad(format!("its index names {:?}", chosen.digest)))?;
+        digest::hex(&chosen.digest).ok_or_else(|| bad(format!("its index names {:?}", chosen.digest)))?;
         let fetched = repository.manifest(&chosen.digest).await?;
         if u64::try_from(fetched.bytes.len()) != Ok(chosen.size) {
             let size = fetched.bytes.len();
@@ -165,7 +166,7 @@ async fn find(repository: &Repository, name: &Reference, platform: Option<&Platf
     };
     let read: Manifest = serde_json::from_slice(&manifest.bytes).map_err(|e| bad(format!("its manifest: {e}")))?;
     for digest in std::iter::once(&read.config.digest).chain(read.layers.iter().map(|layer| &layer.digest)) {
-        blobs::hex(digest).ok_or_else(|| bad(format!("its manifest names {digest:?}, which is no sha256 digest")))?;
+        digest::hex(digest).ok_or_else(|| bad(format!("its manifest names {digest:?}, which is no sha256 digest")))?;
     }
     let config = repository.document(&read.config.digest, read.config.size).await?;
     let shape = formats::shape(&read, &config).map_err(bad)?;
@@ -421,7 +422,7 @@ fn flush_soon(path: PathBuf) {
 }
 
 fn blob_in(scratch: &Scratch, digest: &str) -> PathBuf {
-    scratch.path().join(format!("blob-{}", blobs::hex(digest).unwrap_or("none")))
+    scratch.path().join(format!("blob-{}", digest::hex(digest).unwrap_or("none")))
 }
 
 /// A layer can be in an image twice; its blob cannot.

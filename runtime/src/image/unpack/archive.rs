@@ -5,7 +5,7 @@
 //! image's root would have it, and the last component is never followed. Reading order, names and attributes follow
 //! the OCI image specification, layer.md.
 
-use crate::image::blobs::Hashing;
+use crate::digest::Hashing;
 use crate::image::entry::{self, MOST_LINKS, Node};
 use crate::image::unpack::Below;
 use crate::image::unpack::limits::{DIRECTORY_NAMES, Gauge, Limits, PATH};

@@ -1,6 +1,7 @@
 //! Layers as honest tools make them, and as an enemy would.
 
 use super::*;
+use crate::digest;
 use crate::image::entry;
 use crate::store::files::tests::temp_dir;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -43,10 +44,10 @@ fn unpack_over(dir: &Path, name: &str, below: &[PathBuf], archive: &[u8]) -> Res
     let blob = dir.join("blob");
     std::fs::write(&blob, archive).unwrap();
     let layer = Layer {
-        digest: blobs::digest_of(archive),
+        digest: digest::of(archive),
         media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
         size: 0,
-        diff_id: blobs::digest_of(archive),
+        diff_id: digest::of(archive),
         chain_id: String::new(),
         file: None,
     };
@@ -193,10 +194,10 @@ fn a_layer_must_be_what_the_image_says() {
     let packed = packed.finish().unwrap();
     let blob = dir.join("blob");
     let mut layer = Layer {
-        digest: blobs::digest_of(&packed),
+        digest: digest::of(&packed),
         media_type: "application/vnd.docker.image.rootfs.diff.tar.gzip".to_owned(),
         size: 0,
-        diff_id: blobs::digest_of(&plain),
+        diff_id: digest::of(&plain),
         chain_id: String::new(),
         file: None,
     };
@@ -209,7 +210,7 @@ fn a_layer_must_be_what_the_image_says() {
     assert!(error.contains("is refused"), "{error}");
 
     std::fs::write(&blob, &packed).unwrap();
-    layer.diff_id = blobs::digest_of(b"another");
+    layer.diff_id = digest::of(b"another");
     let error = unpack(&layer, &blob, &[], &dir.join("false")).unwrap_err().to_string();
     assert!(error.contains("and the image says sha256:"), "{error}");
 
@@ -218,7 +219,7 @@ fn a_layer_must_be_what_the_image_says() {
     assert!(error.contains("no zstd frame"), "{error}");
     let frame = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
     std::fs::write(&blob, frame).unwrap();
-    layer.diff_id = blobs::digest_of(&plain);
+    layer.diff_id = digest::of(&plain);
     unpack(&layer, &blob, &[], &dir.join("zstd")).unwrap();
     assert_eq!(std::fs::read(dir.join("zstd/x")).unwrap(), b"hello");
 

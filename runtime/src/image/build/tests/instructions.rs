@@ -1,6 +1,7 @@
 //! Each instruction, and what it refuses.
 
 use super::*;
+use crate::digest;
 use serde_json::{Value, json};
 
 /// An image's config as it stands in the store.
@@ -183,7 +184,7 @@ fn add_unpacks_archives_and_fetches_files() {
         let options = BuildOptions { fetch: Some(fetch), ..fixture.options(&[]) };
         build(&fixture.store, &options, &mut ()).map_err(|e| e.to_string())
     };
-    let sum = crate::image::blobs::digest_of(b"http://h/a/f.txt");
+    let sum = digest::of(b"http://h/a/f.txt");
     let image = with(&format!("ADD --checksum={sum} http://h/a/f.txt /d/")).unwrap();
     assert_eq!(fixture.read(&image, "/d/f.txt").as_deref(), Some("http://h/a/f.txt"));
     assert!(with("ADD http://h/no /d/").unwrap_err().ends_with("ADD http://h/no failed: it answers 404"));
