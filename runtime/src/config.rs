@@ -3,13 +3,18 @@
 //! ```toml
 //! [network]
 //! allow-net = ["*.example.com:443", "10.1.0.0/16"]
+//!
+//! [kubernetes.handlers.databases]
+//! allow-net = ["10.2.0.0/16:5432"]
 //! ```
 //!
 //! It is the file that `SAMPAN_CONFIG` names, or the first that there is of `$XDG_CONFIG_HOME/sampan/config.toml` and
 //! `/etc/sampan/config.toml`. The others are not read.
 
 use crate::grants::{Egress, Network};
+use crate::image::Reference;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A file that cannot be used.
@@ -31,6 +36,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// The section `[network]`.
     pub network: NetworkConfig,
+    /// The section `[kubernetes]`.
+    pub kubernetes: KubernetesConfig,
 }
 
 /// The section `[network]`.
@@ -39,6 +46,26 @@ pub struct Config {
 pub struct NetworkConfig {
     /// Whom every container may call besides its own rules.
     pub allow_net: Egress,
+}
+
+/// The section `[kubernetes]`: what `serve --cri` does besides what kubelet asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct KubernetesConfig {
+    /// Images that kubelet shall never clear away, by their names.
+    pub pinned_images: Vec<Reference>,
+    /// Runtime handlers by their names; one of ours is replaced.
+    pub handlers: BTreeMap<String, HandlerConfig>,
+}
+
+/// A section `[kubernetes.handlers.NAME]`: what the pods of a runtime handler are granted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HandlerConfig {
+    /// Whom its pods may call besides their own containers.
+    pub allow_net: Egress,
+    /// Whether their programs may start others of their image.
+    pub spawn: bool,
 }
 
 impl Config {
@@ -99,7 +126,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_line_and_what_is_known() {
         for (text, words) in [
-            ("[net]\n", &["line 1: ", "unknown field `net`", "expected `network`"][..]),
+            ("[net]\n", &["line 1: ", "unknown field `net`", "expected `network` or `kubernetes`"][..]),
+            ("[kubernetes]\npinned-images = [\"a b\"]\n", &["line 2: ", "a b"]),
+            ("[kubernetes.handlers.a]\nspwan = true\n", &["line 2: ", "`spwan`", "expected `allow-net` or `spawn`"]),
             ("\n[network]\nallow_net = []\n", &["line 3: ", "`allow_net`", "expected `allow-net`"]),
             ("[network]\nallow-net = [\"a.com\",\n\"x:0\"]\n", &["line 2: ", "\"x:0\"", "from 1 to 65535"]),
             ("[network]\nallow-net = \"all\"\n", &["line 2: ", "expected a sequence"]),

@@ -96,6 +96,7 @@ impl Sandbox for SideService {
             block_written: written,
             requests: requests.map_or(0, |counts| counts.requests.iter().map(|(_, count)| count).sum()),
             refused: refusals.all(),
+            sharing: u64::try_from(self.keeper.living()).unwrap_or(u64::MAX),
             ..StatsResponse::default()
         })
     }

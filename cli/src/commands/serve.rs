@@ -4,6 +4,7 @@ use crate::Context;
 use crate::front::Signals;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use sampan_runtime::config::Config;
 use sampan_shim::{cri, metrics};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -67,7 +68,8 @@ impl ServeArgs {
         if !rustix::process::geteuid().is_root() {
             bail!("cannot serve CRI: pods have network namespaces and mounts of the node, which are for root");
         }
-        let mut options = cri::Options { cni_configs: self.cni_conf_dir.clone(), ..cri::Options::default() };
+        let config = Config::load()?.kubernetes;
+        let mut options = cri::Options { cni_configs: self.cni_conf_dir.clone(), config, ..cri::Options::default() };
         if !self.cni_bin_dir.is_empty() {
             options.cni_plugins.clone_from(&self.cni_bin_dir);
         }

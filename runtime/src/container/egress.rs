@@ -47,8 +47,11 @@ mod tests {
         };
         let (open, closed) = (wish("open", "net.test", false), wish("closed", "", true));
         let made = create(&store, Settings { command: vec!["/a.wasm".into()], ..Settings::default() }, None).unwrap();
-        let config =
-            Config { file: Some("/c.toml".into()), network: NetworkConfig { allow_net: rules("own.test,file.test") } };
+        let config = Config {
+            file: Some("/c.toml".into()),
+            network: NetworkConfig { allow_net: rules("own.test,file.test") },
+            ..Config::default()
+        };
         let gathered = |network, kind, config: &Config| {
             let mut record = made.record.clone();
             (record.egress, record.network) = (rules("own.test"), kind);

@@ -167,9 +167,30 @@ impl Rule {
             _ => !is_own(ip),
         }
     }
+
+    /// Whether all that this rule grants is granted by another. Where that depends on what a name leads to, it is not.
+    fn is_within(&self, outer: &Self) -> bool {
+        let whom = match (&outer.whom, &self.whom) {
+            (Whom::All, Whom::Net(net, prefix)) => *prefix == width(*net) && !is_own(*net),
+            (Whom::All, _) | (Whom::Public, Whom::Public) => true,
+            (Whom::Host(outer), Whom::Host(name)) => outer == name,
+            (Whom::Below(suffix), Whom::Host(name) | Whom::Below(name)) => name.ends_with(suffix.as_str()),
+            (Whom::Net(net, wide), Whom::Net(ip, prefix)) => {
+                net.is_ipv4() == ip.is_ipv4() && wide <= prefix && masked(*ip, *wide) == *net
+            }
+            _ => false,
+        };
+        whom && (outer.port.is_none() || outer.port == self.port)
+    }
 }
 
 impl Egress {
+    /// The first of these rules that grants more than each of the others does.
+    #[must_use]
+    pub fn beyond(&self, outer: &Self) -> Option<&Rule> {
+        self.0.iter().find(|rule| !outer.0.iter().any(|outer| rule.is_within(outer)))
+    }
+
     /// Every name and address but this machine's own.
     #[must_use]
     pub fn all() -> Self {
@@ -400,6 +421,36 @@ mod tests {
         assert!(public.covers(ip("8.8.8.8"), 53) && public.leads("a.com", ip("2606::1")).is_some());
         assert!(Egress::parse("all:443").unwrap().covers(ip("8.8.8.8"), 443));
         assert!(!Egress::parse("all:443").unwrap().covers(ip("8.8.8.8"), 80));
+    }
+
+    #[test]
+    fn rules_can_be_narrowed_and_not_widened() {
+        let beyond = |inner: &str, outer: &str| {
+            let outer = Egress::parse(outer).unwrap();
+            Egress::parse(inner).unwrap().beyond(&outer).map(ToString::to_string)
+        };
+        for (inner, outer) in [
+            ("a.com:443,8.8.8.8,public", "all"),
+            ("a.com:443", "a.com"),
+            ("x.b.com:1,*.x.b.com", "*.b.com"),
+            ("10.1.0.0/16:5432", "10.0.0.0/8"),
+            ("all,10.0.0.0/8", "all,0.0.0.0/0,::/0"),
+            ("", ""),
+        ] {
+            assert_eq!(beyond(inner, outer), None, "{inner} in {outer}");
+        }
+        for (inner, outer, first) in [
+            ("a.com", "", "a.com"),
+            ("a.com", "a.com:443", "a.com"),
+            ("a.com", "public", "a.com"),
+            ("all", "public", "all"),
+            ("b.com", "*.b.com", "b.com"),
+            ("10.0.0.0/7", "10.0.0.0/8", "10.0.0.0/7"),
+            ("127.0.0.1", "all", "127.0.0.1"),
+            ("10.0.0.0/8,::1", "0.0.0.0/0", "::1"),
+        ] {
+            assert_eq!(beyond(inner, outer).as_deref(), Some(first), "{inner} in {outer}");
+        }
     }
 
     #[test]

@@ -60,7 +60,8 @@ impl Limits {
     }
 
     /// Those that can be changed while the container runs.
-    fn resources(&self) -> Resources {
+    #[must_use]
+    pub fn resources(&self) -> Resources {
         Resources { memory: self.memory, nano_cpus: self.nano_cpus, cpu_shares: self.cpu_shares }
     }
 

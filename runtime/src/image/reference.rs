@@ -23,7 +23,8 @@ pub struct BadReference {
 }
 
 /// An image's name, complete: where it lives, what it is called there, and which version is meant.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct Reference {
     domain: String,
     path: String,
@@ -101,6 +102,13 @@ impl Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.with_version(format!("{}/{}", self.domain, self.path)))
+    }
+}
+
+impl TryFrom<String> for Reference {
+    type Error = BadReference;
+    fn try_from(text: String) -> Result<Self, BadReference> {
+        text.parse()
     }
 }
 

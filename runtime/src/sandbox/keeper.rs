@@ -201,6 +201,12 @@ impl Keeper {
         self.state().containers.keys().cloned().collect()
     }
 
+    /// How many containers live here.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.state().containers.values().filter(|kept| kept.lives()).count()
+    }
+
     /// Whether no container but this one lives in its sandbox, and none can come.
     pub(super) fn alone(&self, id: &str) -> bool {
         !self.0.shared && self.state().containers.iter().all(|(other, kept)| other == id || !kept.lives())

@@ -6,14 +6,14 @@ use super::v1::{
     Container as Listed, ContainerConfig, ContainerFilter, ContainerResources, ContainerState, ContainerStatus,
     ImageSpec, LinuxContainerResources,
 };
-use super::{Node, identity, nanos, of_container, of_image, of_store};
+use super::{Node, identity, labelled, nanos, of_container, of_image, of_store};
 use crate::client::SandboxClient;
 use prost::Message;
 use sampan_runtime::container::{self, Container, ContainerError, Status, Update, id, shared};
-use sampan_runtime::grants::Resources;
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::log;
 use sampan_runtime::store::{Durability, StoreError, files};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -55,6 +55,14 @@ impl Known {
     fn of(container: Container) -> Option<Self> {
         let bytes = std::fs::read(container.dir.join(KEPT)).ok()?;
         Some(Self { asked: Asked::decode(bytes.as_slice()).ok()?, container })
+    }
+
+    /// Whether a filter by the beginnings of ids, and by labels, wants it.
+    pub fn fits(&self, id: &str, pod: &str, labels: &HashMap<String, String>) -> bool {
+        let config = self.asked.config.as_ref();
+        self.id().starts_with(id)
+            && self.asked.pod.starts_with(pod)
+            && config.is_some_and(|config| labelled(&config.labels, labels))
     }
 
     fn image(&self) -> ImageSpec {
@@ -154,19 +162,22 @@ impl Node {
         Known::of(found).ok_or_else(|| Refusal::not_found(format!("{wanted} is no container of a pod")))
     }
 
+    /// One that runs.
+    pub(super) fn running(&self, wanted: &str) -> Result<Known, Refusal> {
+        let known = self.container(wanted)?;
+        match self.status_of(&known).is_running() {
+            true => Ok(known),
+            false => Err(Refusal::failed_precondition(format!("the container {} does not run", known.id()))),
+        }
+    }
+
     pub(super) fn status_of(&self, known: &Known) -> Status {
         known.container.status(&self.store)
     }
 
     pub(super) fn list_containers(&self, filter: Option<ContainerFilter>) -> Vec<Listed> {
         let filter = filter.unwrap_or_default();
-        let fits = |known: &Known| {
-            known.id().starts_with(&filter.id)
-                && known.asked.pod.starts_with(&filter.pod_sandbox_id)
-                && known.asked.config.as_ref().is_some_and(|config| {
-                    filter.label_selector.iter().all(|(key, value)| config.labels.get(key) == Some(value))
-                })
-        };
+        let fits = |known: &Known| known.fits(&filter.id, &filter.pod_sandbox_id, &filter.label_selector);
         let listed = |known: Known| known.listed(&self.status_of(&known));
         let in_state = |listed: &Listed| filter.state.is_none_or(|state| state.state == listed.state);
         self.containers().into_iter().filter(fits).map(listed).filter(in_state).collect()
@@ -182,10 +193,11 @@ impl Node {
         let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
         let who = identity::of(&security, &image, &layers)?;
         // It goes with the pod.
-        let id = id::new_id().map_err(|e| Refusal::internal(format!("cannot draw an id: {e}")))?;
+        let id = super::draw_id()?;
         let proc = dir.join("proc").join(id::short(&id));
         who.show(&proc).map_err(|e| of_store(StoreError::io("write", &proc)(e)))?;
-        let settings = settings::of(pod, &dir, network, &config, &proc)?;
+        let handler = self.handlers.of(&pod.handler, &pod.config().annotations)?;
+        let settings = settings::of(pod, handler, &dir, network, &config, &proc)?;
         let log = match config.log_path.as_str() {
             "" => String::new(),
             path => Path::new(&pod.config().log_directory).join(path).to_string_lossy().into_owned(),
@@ -265,8 +277,7 @@ impl Node {
 
     /// Changes what a container may use, also while it runs.
     pub(super) async fn update(&self, known: &Known, wanted: &LinuxContainerResources) -> Result<(), Refusal> {
-        let limits = settings::limits(wanted);
-        let resources = Resources { memory: limits.memory, nano_cpus: limits.nano_cpus, cpu_shares: limits.cpu_shares };
+        let resources = settings::limits(wanted).resources();
         if let Status::Running(_) = self.status_of(known) {
             let client = SandboxClient::connect(&known.container.socket(&self.store)).await;
             let client = client.map_err(|e| Refusal::unavailable(e.to_string()))?;
@@ -277,11 +288,7 @@ impl Node {
 
     /// Makes a container's log anew where kubelet has renamed it: its keeper sees that with its next line.
     pub(super) fn reopen_log(&self, known: &Known) -> Result<(), Refusal> {
-        match self.status_of(known) {
-            Status::Running(_) if known.asked.log.is_empty() => Ok(()),
-            Status::Running(_) => open_log(&known.asked.log),
-            _ => Err(Refusal::failed_precondition(format!("the container {} does not run", known.id()))),
-        }
+        if known.asked.log.is_empty() { Ok(()) } else { open_log(&known.asked.log) }
     }
 
     /// Takes away containers that a killed server had not finished making.

@@ -8,7 +8,7 @@ use super::v1::{
     PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest,
     StreamImagesResponse, UInt64Value,
 };
-use super::{Node, of_image};
+use super::{Node, apart, of_image};
 use sampan_runtime::container;
 use sampan_runtime::image::pull::{Progress, pull};
 use sampan_runtime::image::{Image, ImageError, Images, Reference};
@@ -17,7 +17,8 @@ use sampan_runtime::store::files;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
-fn listed(image: Image) -> Listed {
+/// An image as it is listed; those of these names are pinned.
+fn listed(image: Image, pinned: &[Reference]) -> Listed {
     let config = image.config.config().as_ref();
     let user = config.and_then(|config| config.user().clone()).unwrap_or_default();
     // `uid[:gid]` or a name (OCI image specification, config.md).
@@ -38,8 +39,8 @@ fn listed(image: Image) -> Listed {
         size: image.size,
         uid: uid.map(|value| Int64Value { value }),
         username: if uid.is_none() { user } else { String::new() },
-        spec: Some(ImageSpec { image: image.id, ..ImageSpec::default() }),
-        pinned: false,
+        spec: Some(ImageSpec { image: image.id.clone(), ..ImageSpec::default() }),
+        pinned: image.names.iter().any(|name| pinned.contains(name)),
     }
 }
 
@@ -77,18 +78,22 @@ impl Node {
 impl ImageService for Service {
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Result<Response<ListImagesResponse>, Status> {
         let wanted = request.into_inner().filter.and_then(|filter| filter.image).filter(|spec| !spec.image.is_empty());
-        let images = match wanted {
-            Some(wanted) => self.0.find_image(Some(wanted))?.into_iter().collect(),
-            None => Images::new(&self.0.store).list().map_err(of_image)?,
-        };
-        Ok(Response::new(ListImagesResponse { images: images.into_iter().map(listed).collect() }))
+        let images = apart(&self.0, |node| {
+            let found = match wanted {
+                Some(wanted) => node.find_image(Some(wanted))?.into_iter().collect(),
+                None => Images::new(&node.store).list().map_err(of_image)?,
+            };
+            Ok(found.into_iter().map(|image| listed(image, &node.options.config.pinned_images)).collect())
+        });
+        Ok(Response::new(ListImagesResponse { images: images.await? }))
     }
 
     async fn image_status(
         &self,
         request: Request<ImageStatusRequest>,
     ) -> Result<Response<ImageStatusResponse>, Status> {
-        let image = self.0.find_image(request.into_inner().image)?.map(listed);
+        let image = self.0.find_image(request.into_inner().image)?;
+        let image = image.map(|image| listed(image, &self.0.options.config.pinned_images));
         Ok(Response::new(ImageStatusResponse { image, ..ImageStatusResponse::default() }))
     }
 
@@ -98,12 +103,11 @@ impl ImageService for Service {
         let reference: Reference =
             name.parse().map_err(|e: sampan_runtime::image::BadReference| Status::invalid_argument(e.to_string()))?;
         let registries = Registries { credentials: credentials(request.auth)?, ..Registries::from_env() };
-        let store = self.0.store.clone();
-        let pulled = tokio::task::spawn_blocking(move || {
-            pull(&store, &registries, &reference, None, &(Arc::new(()) as Arc<dyn Progress>))
+        let pulled = apart(&self.0, move |node| {
+            let silent: Arc<dyn Progress> = Arc::new(());
+            pull(&node.store, &registries, &reference, None, &silent).map_err(|e| Status::unknown(e.to_string()))
         });
-        let pulled = pulled.await.map_err(|e| Status::internal(e.to_string()))?;
-        let pulled = pulled.map_err(|e| Status::unknown(e.to_string()))?;
+        let pulled = pulled.await?;
         Ok(Response::new(PullImageResponse { image_ref: pulled.image.id }))
     }
 
@@ -112,10 +116,9 @@ impl ImageService for Service {
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
         let wanted = request.into_inner().image.unwrap_or_default().image;
-        let node = Arc::new(self.0.store.clone());
-        let removed = tokio::task::spawn_blocking(move || {
-            let images = Images::new(&node);
-            let used = container::list(&node).unwrap_or_default();
+        let removed = apart(&self.0, move |node| {
+            let images = Images::new(&node.store);
+            let used = container::list(&node.store).unwrap_or_default();
             let in_use = |image: &Image| {
                 used.iter()
                     .find(|c| c.record.image_id == image.id)
@@ -132,14 +135,14 @@ impl ImageService for Service {
                 Err(error) => Err(of_image(error)),
             }
         });
-        removed.await.map_err(|e| Status::internal(e.to_string()))??;
+        removed.await?;
         Ok(Response::new(RemoveImageResponse {}))
     }
 
     async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Result<Response<ImageFsInfoResponse>, Status> {
-        let store = self.0.store.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let images = Images::new(&store).usage().map_or(0, |(_, total)| total);
+        let looked = apart(&self.0, |node| {
+            let store = &node.store;
+            let images = Images::new(store).usage().map_or(0, |(_, total)| total);
             let containers = files::tree_size(&store.containers());
             let usage = |dir: std::path::PathBuf, bytes| FilesystemUsage {
                 timestamp: super::nanos(jiff::Timestamp::now()),
@@ -147,12 +150,12 @@ impl ImageService for Service {
                 used_bytes: Some(UInt64Value { value: bytes }),
                 inodes_used: Some(UInt64Value { value: 0 }),
             };
-            ImageFsInfoResponse {
+            Ok(ImageFsInfoResponse {
                 image_filesystems: vec![usage(store.root().to_owned(), images)],
                 container_filesystems: vec![usage(store.root().to_owned(), containers)],
-            }
+            })
         });
-        Ok(Response::new(looked.await.map_err(|e| Status::internal(e.to_string()))?))
+        Ok(Response::new(looked.await?))
     }
 
     type StreamImagesStream = tokio_stream::Empty<Result<StreamImagesResponse, Status>>;

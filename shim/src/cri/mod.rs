@@ -9,6 +9,7 @@
 //! service     the calls, as gRPC has them
 //! pods        making, stopping and removing pods; what is written down of them
 //! network     a pod's network namespace, and the CNI plugins that connect it
+//! handlers    what runtime handlers grant, and a pod's annotations take away
 //! settings    a container as kubelet asks for it → settings
 //! identity    users and groups, as programs are shown them
 //! containers  making, starting, stopping and removing containers; what is written down of them
@@ -21,6 +22,7 @@
 
 mod containers;
 mod events;
+mod handlers;
 mod identity;
 mod images;
 mod network;
@@ -31,14 +33,17 @@ mod settings;
 mod stats;
 mod streaming;
 
-use sampan_runtime::container::ContainerError;
+use sampan_runtime::config::KubernetesConfig;
+use sampan_runtime::container::{ContainerError, id};
 use sampan_runtime::image::ImageError;
 use sampan_runtime::store::{Store, StoreError};
 use service::Service;
+use std::collections::HashMap;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::UnixListener;
+use tokio::sync::OwnedMutexGuard;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Status;
 use tonic::transport::Server;
@@ -61,12 +66,14 @@ pub struct Options {
     pub cni_configs: PathBuf,
     /// Where its plugins are, in the order in which they are looked for.
     pub cni_plugins: Vec<PathBuf>,
+    /// The machine's own configuration.
+    pub config: KubernetesConfig,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let plugins = ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from);
-        Self { cni_configs: "/etc/cni/net.d".into(), cni_plugins: plugins.into() }
+        Self { cni_configs: "/etc/cni/net.d".into(), cni_plugins: plugins.into(), config: KubernetesConfig::default() }
     }
 }
 
@@ -101,9 +108,10 @@ pub enum CriError {
 #[derive(Debug)]
 struct Node {
     store: Store,
+    handlers: handlers::Handlers,
     options: Options,
-    /// Of two who make, stop or remove a pod, one waits for the other.
-    pods: tokio::sync::Mutex<()>,
+    /// Of two who make, stop or remove the same pod, one waits for the other.
+    pods: Locks,
     events: events::Events,
     places: streaming::Places,
 }
@@ -140,8 +148,9 @@ pub async fn serve(listener: UnixListener, store: &Store, options: Options) -> R
     let (places, streams) = streaming::Places::open().await.map_err(CriError::Streams)?;
     let node = Arc::new(Node {
         store: store.clone(),
+        handlers: handlers::Handlers::new(&options.config),
         options,
-        pods: tokio::sync::Mutex::default(),
+        pods: Locks::default(),
         events: events::Events::default(),
         places,
     });
@@ -159,6 +168,31 @@ pub async fn serve(listener: UnixListener, store: &Store, options: Options) -> R
         }
     };
     Ok(served?)
+}
+
+/// Locks by name: who has one keeps those waiting who want the same, and nobody else.
+#[derive(Debug, Default)]
+struct Locks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Locks {
+    async fn take(&self, name: String) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(all.entry(name).or_default())
+        };
+        lock.lock_owned().await
+    }
+}
+
+/// Whether labels are as a client wants them.
+fn labelled(labels: &HashMap<String, String>, wanted: &HashMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// A new id, for whatever wants one.
+fn draw_id() -> Result<String, Status> {
+    id::new_id().map_err(|e| Status::internal(format!("cannot draw an id: {e}")))
 }
 
 /// Work that waits for the disk or for other processes, in a thread of its own.

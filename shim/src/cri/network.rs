@@ -224,7 +224,7 @@ mod tests {
     fn the_first_configuration_counts_in_either_form() {
         let dir = std::env::temp_dir().join(format!("sampan-cni-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let options = Options { cni_configs: dir.clone(), cni_plugins: vec![] };
+        let options = Options { cni_configs: dir.clone(), cni_plugins: vec![], ..Options::default() };
         assert!(trouble(&options).unwrap().contains("no CNI configuration"));
         std::fs::write(dir.join("20-b.conf"), r#"{"cniVersion":"1.0.0","name":"b","type":"bridge"}"#).unwrap();
         assert_eq!(find(&options).unwrap().name, "b");

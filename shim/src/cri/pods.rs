@@ -8,10 +8,11 @@ use super::v1::{
     NamespaceMode, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxMetadata, PodSandboxNetworkStatus,
     PodSandboxState, PodSandboxStatus,
 };
-use super::{Node, nanos, network, of_store};
+use super::{Node, labelled, nanos, network, of_store};
 use prost::Message;
 use sampan_runtime::container::id;
 use sampan_runtime::store::{Durability, StoreError, files};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tonic::Status;
 
@@ -58,6 +59,11 @@ impl Pod {
         on_node(&self.config())
     }
 
+    /// Whether a filter by the beginning of an id, and by labels, wants it.
+    pub fn fits(&self, id: &str, labels: &HashMap<String, String>) -> bool {
+        self.id.starts_with(id) && self.config.as_ref().is_some_and(|config| labelled(&config.labels, labels))
+    }
+
     fn state(&self) -> PodSandboxState {
         let ready = !self.stopped && self.boot == boot();
         if ready { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
@@ -91,19 +97,14 @@ fn boot() -> String {
 }
 
 /// Settings of a pod that would change what its containers may do, and that we do not have.
-fn refuse_what_is_not_there(config: &PodSandboxConfig, handler: &str) -> Result<(), Status> {
-    if !super::settings::is_handler(handler) {
-        let known = "the empty one, sampan and sampan-strict";
-        return Err(Status::not_found(format!("there is no runtime handler {handler:?}: there are {known}")));
-    }
+fn refuse_what_is_not_there(config: &PodSandboxConfig) -> Result<(), Status> {
     // That one of its containers wants to be privileged is refused to that one: the pod itself runs nothing.
-    let linux = config.linux.clone().unwrap_or_default();
-    if let Some(sysctl) = linux.sysctls.keys().next() {
-        let problem =
-            format!("the pod sets the sysctl {sysctl}, and its programs have no kernel of their own: take it away");
-        return Err(Status::invalid_argument(problem));
+    match config.linux.as_ref().and_then(|linux| linux.sysctls.keys().next()) {
+        None => Ok(()),
+        Some(sysctl) => Err(Status::invalid_argument(format!(
+            "the pod sets the sysctl {sysctl}, and its programs have no kernel of their own: take it away"
+        ))),
     }
-    Ok(())
 }
 
 impl Node {
@@ -155,7 +156,8 @@ impl Node {
 
     /// Makes a pod: its files, its network namespace and its record, which comes last.
     pub(super) fn run_pod(&self, config: PodSandboxConfig, handler: String) -> Result<String, Status> {
-        refuse_what_is_not_there(&config, &handler)?;
+        self.handlers.of(&handler, &config.annotations)?;
+        refuse_what_is_not_there(&config)?;
         let metadata = config.metadata.clone().unwrap_or_default();
         if metadata.name.is_empty() || metadata.uid.is_empty() {
             return Err(Status::invalid_argument("a pod needs metadata with a name and a uid"));
@@ -164,7 +166,7 @@ impl Node {
             let PodSandboxMetadata { name, namespace, attempt, .. } = metadata;
             return Err(Status::already_exists(format!("the pod {namespace}/{name} is there, attempt {attempt}")));
         }
-        let id = id::new_id().map_err(|e| Status::internal(format!("cannot draw an id: {e}")))?;
+        let id = super::draw_id()?;
         let dir = self.pod_dir(&id);
         let mut pod = Pod {
             id: id.clone(),
@@ -274,12 +276,11 @@ impl Node {
 
     pub(super) fn list_pods(&self, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
         let filter = filter.unwrap_or_default();
-        let fits = |pod: &PodSandbox| {
-            pod.id.starts_with(&filter.id)
-                && filter.state.is_none_or(|state| state.state == pod.state)
-                && filter.label_selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+        let fits = |pod: &Pod| {
+            pod.fits(&filter.id, &filter.label_selector)
+                && filter.state.is_none_or(|wanted| wanted.state == i32::from(pod.state()))
         };
-        self.pods().into_iter().map(Pod::listed).filter(fits).collect()
+        self.pods().into_iter().filter(fits).map(Pod::listed).collect()
     }
 
     /// Takes away what a killed server has left half made.

@@ -81,9 +81,6 @@ pub(super) fn process(args: &[String], tty: bool) -> Result<ExecProcess, Status>
 impl Node {
     /// The sandbox of a container that runs.
     pub(super) async fn sandbox(&self, known: &Known) -> Result<SandboxClient, Status> {
-        if !self.status_of(known).is_running() {
-            return Err(Status::failed_precondition(format!("the container {} does not run", known.id())));
-        }
         let client = SandboxClient::connect(&known.container.socket(&self.store)).await;
         client.map_err(|e| Status::unavailable(e.to_string()))
     }
@@ -100,7 +97,7 @@ impl Node {
         let pipes = Pipes::make(self).map_err(broken)?;
         let (stdout_path, stdout) = pipes.open("out").map_err(broken)?;
         let (stderr_path, stderr) = pipes.open("err").map_err(broken)?;
-        let exec = id::new_id().map_err(broken)?;
+        let exec = super::draw_id()?;
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let run = async {
             client

@@ -5,7 +5,7 @@ use super::containers::Known;
 use super::streaming::{Session, Streams};
 use super::v1::runtime_service_server::RuntimeService;
 use super::v1::*;
-use super::{Node, apart, network, settings};
+use super::{Node, apart, network};
 use futures::stream::{Stream, StreamExt};
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -40,15 +40,6 @@ impl Service {
         }
     }
 
-    /// The whole id of a container that runs.
-    fn running(&self, id: &str) -> Result<String, Status> {
-        let known = self.0.container(id)?;
-        match self.0.status_of(&known).is_running() {
-            true => Ok(known.id().to_owned()),
-            false => Err(Status::failed_precondition(format!("the container {id} does not run"))),
-        }
-    }
-
     fn conditions(&self) -> Vec<RuntimeCondition> {
         let ready = |kind: &str, trouble: Option<(&str, String)>| {
             let status = trouble.is_none();
@@ -58,10 +49,6 @@ impl Service {
         let network = network::trouble(&self.0.options).map(|why| ("NetworkPluginNotReady", why));
         vec![ready("RuntimeReady", None), ready("NetworkReady", network)]
     }
-}
-
-fn fits(labels: &HashMap<String, String>, wanted: &HashMap<String, String>) -> bool {
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// Refuses what no client needs of a runtime, in a word.
@@ -99,11 +86,11 @@ impl RuntimeService for Service {
         }
         // A mount is read-only by its attribute, which those below it get too.
         let features = Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false });
-        let handler = |name: &str| RuntimeHandler { name: name.to_owned(), features };
+        let handler = |name: &String| RuntimeHandler { name: name.clone(), features };
         ok(StatusResponse {
             status: Some(RuntimeStatus { conditions: self.conditions() }),
             info,
-            runtime_handlers: settings::HANDLERS.map(handler).into(),
+            runtime_handlers: self.0.handlers.names().map(handler).collect(),
             features: Some(RuntimeFeatures::default()),
         })
     }
@@ -125,7 +112,8 @@ impl RuntimeService for Service {
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Status::invalid_argument("a pod needs a config"))?;
-        let _one = self.0.pods.lock().await;
+        let of = config.metadata.clone().unwrap_or_default();
+        let _one = self.0.pods.take(format!("{}/{}/{}/{}", of.namespace, of.name, of.uid, of.attempt)).await;
         let id = apart(&self.0, move |node| node.run_pod(config, request.runtime_handler)).await?;
         self.0.tell(ContainerEventType::ContainerCreatedEvent, &id, &id);
         self.0.tell(ContainerEventType::ContainerStartedEvent, &id, &id);
@@ -134,7 +122,7 @@ impl RuntimeService for Service {
 
     async fn stop_pod_sandbox(&self, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
         let id = request.into_inner().pod_sandbox_id;
-        let _one = self.0.pods.lock().await;
+        let _one = self.0.pods.take(id.clone()).await;
         self.0.stop_pod(&id).await?;
         self.0.tell(ContainerEventType::ContainerStoppedEvent, &id, &id);
         ok(StopPodSandboxResponse {})
@@ -142,7 +130,7 @@ impl RuntimeService for Service {
 
     async fn remove_pod_sandbox(&self, request: Request<RemovePodSandboxRequest>) -> Answer<RemovePodSandboxResponse> {
         let id = request.into_inner().pod_sandbox_id;
-        let _one = self.0.pods.lock().await;
+        let _one = self.0.pods.take(id.clone()).await;
         self.0.remove_pod(&id).await?;
         self.0.tell(ContainerEventType::ContainerDeletedEvent, &id, &id);
         ok(RemovePodSandboxResponse {})
@@ -226,21 +214,20 @@ impl RuntimeService for Service {
         &self,
         request: Request<ReopenContainerLogRequest>,
     ) -> Answer<ReopenContainerLogResponse> {
-        let known = self.0.container(&request.into_inner().container_id)?;
-        self.0.reopen_log(&known)?;
+        self.0.reopen_log(&self.0.running(&request.into_inner().container_id)?)?;
         ok(ReopenContainerLogResponse {})
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
-        let known = self.0.container(&request.container_id)?;
+        let known = self.0.running(&request.container_id)?;
         let patience = u64::try_from(request.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
         ok(self.0.exec_sync(&known, &request.cmd, patience).await?)
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
         let request = request.into_inner();
-        let container = self.running(&request.container_id)?;
+        let container = self.0.running(&request.container_id)?.id().to_owned();
         if request.cmd.is_empty() {
             return Err(Status::invalid_argument("a command is wanted"));
         }
@@ -251,7 +238,7 @@ impl RuntimeService for Service {
 
     async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
         let request = request.into_inner();
-        let container = self.running(&request.container_id)?;
+        let container = self.0.running(&request.container_id)?.id().to_owned();
         let streams = Streams::of(request.stdin, request.stdout, request.stderr, request.tty)?;
         ok(AttachResponse { url: self.0.places.offer(Session::Attach { container, streams })? })
     }
@@ -273,11 +260,7 @@ impl RuntimeService for Service {
         request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let wanted = |known: &Known| {
-            known.id().starts_with(&filter.id)
-                && known.asked.pod.starts_with(&filter.pod_sandbox_id)
-                && fits(&known.asked.config().labels, &filter.label_selector)
-        };
+        let wanted = |known: &Known| known.fits(&filter.id, &filter.pod_sandbox_id, &filter.label_selector);
         let looked = self.0.look(self.0.containers().into_iter().filter(wanted).collect()).await;
         let layers = self.0.store.containers();
         let running = looked.iter().filter(|looked| looked.used.is_some());
@@ -297,10 +280,7 @@ impl RuntimeService for Service {
         let filter = request.into_inner().filter.unwrap_or_default();
         let looked = self.0.look(self.0.containers()).await;
         let pods = self.0.pods();
-        let wanted = pods.iter().filter(|pod| {
-            pod.id.starts_with(&filter.id)
-                && pod.config.as_ref().is_some_and(|config| fits(&config.labels, &filter.label_selector))
-        });
+        let wanted = pods.iter().filter(|pod| pod.fits(&filter.id, &filter.label_selector));
         ok(ListPodSandboxStatsResponse { stats: wanted.map(|pod| self.0.pod_stats(pod, &looked)).collect() })
     }
 

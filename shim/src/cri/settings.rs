@@ -1,24 +1,14 @@
 //! A container as kubelet asks for it → settings.
 
+use super::handlers::Handler;
 use super::pods::{Pod, host_name};
 use super::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation};
 use sampan_runtime::container::health::Check;
 use sampan_runtime::container::{Inside, MountRequest, MountSource, Settings};
-use sampan_runtime::grants::{Egress, Limits, Network};
+use sampan_runtime::grants::{Limits, Network};
 use sampan_runtime::sandbox::log;
 use std::path::{Path, PathBuf};
 use tonic::Status;
-
-/// The handler that lets a pod call nobody.
-const STRICT: &str = "sampan-strict";
-
-/// Whether a runtime handler has this name; without one kubelet sends the empty one.
-pub(super) fn is_handler(name: &str) -> bool {
-    HANDLERS.contains(&name)
-}
-
-/// The runtime handlers.
-pub(super) const HANDLERS: [&str; 3] = ["", "sampan", STRICT];
 
 /// What would mislead its user if it were ignored.
 fn refuse(config: &ContainerConfig, security: &LinuxContainerSecurityContext) -> Result<(), Status> {
@@ -60,6 +50,7 @@ fn refuse(config: &ContainerConfig, security: &LinuxContainerSecurityContext) ->
 /// The settings of a container of this pod, whose files lie in `dir`; `proc` is what its programs find there.
 pub(super) fn of(
     pod: &Pod,
+    handler: Handler,
     dir: &Path,
     network: Option<PathBuf>,
     config: &ContainerConfig,
@@ -90,11 +81,10 @@ pub(super) fn of(
         mounts: mounts(config, dir, proc),
         read_only: security.readonly_rootfs,
         network: Network::Host,
-        egress: egress(&pod.handler)?,
+        egress: handler.egress,
         open_stdin: config.stdin,
         tty: config.tty,
-        // As on every node, a container may start the programs of its image.
-        allow_spawn: true,
+        allow_spawn: handler.spawn,
         limits: limits(&linux.resources.unwrap_or_default()),
         log: log::Config { driver: log::Driver::Cri, max_size: None, max_files: 1 },
         // kubelet has probes of its own.
@@ -129,12 +119,6 @@ fn mounts(config: &ContainerConfig, dir: &Path, proc: &Path) -> Vec<MountRequest
         (!asked).then_some(MountRequest { source, destination, writable: false })
     });
     asked.chain(ours).collect()
-}
-
-/// Whom a pod may call. What its namespace reaches is for the cluster's network to say, except under the strict handler.
-fn egress(handler: &str) -> Result<Egress, Status> {
-    let rules = if handler == STRICT { "127.0.0.0/8,::1/128" } else { "all,0.0.0.0/0,::/0" };
-    Egress::parse(rules).map_err(|e| Status::internal(e.to_string()))
 }
 
 /// The limits of a container: bytes of memory, and a share of the processors.

@@ -37,6 +37,22 @@ pub(super) struct Looked {
     layer: u64,
 }
 
+/// What a container makes the machine need: its own memory, and no less than its part of its sandbox's. An idle HTTP
+/// service has no memory of its own, and who scales by memory takes nothing for "not known yet".
+fn working_set(used: &StatsResponse) -> u64 {
+    used.memory.max(used.pss / used.sharing.max(1))
+}
+
+fn memory(at: i64, working_set: u64, usage: u64) -> MemoryUsage {
+    MemoryUsage {
+        timestamp: at,
+        working_set_bytes: some(working_set),
+        usage_bytes: some(usage),
+        rss_bytes: some(working_set),
+        ..MemoryUsage::default()
+    }
+}
+
 impl Looked {
     fn cpu(&self, at: i64) -> Option<CpuUsage> {
         let used = self.used.as_ref()?;
@@ -46,12 +62,8 @@ impl Looked {
     fn memory(&self, at: i64) -> Option<MemoryUsage> {
         let used = self.used.as_ref()?;
         Some(MemoryUsage {
-            timestamp: at,
-            working_set_bytes: some(used.memory),
             available_bytes: some(used.memory_limit.saturating_sub(used.memory)),
-            usage_bytes: some(used.memory),
-            rss_bytes: some(used.memory),
-            ..MemoryUsage::default()
+            ..memory(at, working_set(used), used.memory)
         })
     }
 
@@ -125,13 +137,7 @@ impl Node {
                     usage_core_nano_seconds: some(sum(|used| used.cpu_ns)),
                     ..CpuUsage::default()
                 }),
-                memory: Some(MemoryUsage {
-                    timestamp: at,
-                    working_set_bytes: some(sum(|used| used.memory)),
-                    usage_bytes: some(sum(|used| used.memory)),
-                    rss_bytes: some(sum(|used| used.memory)),
-                    ..MemoryUsage::default()
-                }),
+                memory: Some(memory(at, sum(working_set), sum(|used| used.memory))),
                 network: Some(NetworkUsage { timestamp: at, default_interface: Some(interface), interfaces: vec![] }),
                 process: Some(ProcessUsage {
                     timestamp: at,
@@ -143,5 +149,19 @@ impl Node {
             }),
             windows: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_needs_its_own_memory_or_its_part_of_the_sandbox() {
+        let used = |memory, pss, sharing| StatsResponse { memory, pss, sharing, ..StatsResponse::default() };
+        assert_eq!(working_set(&used(0, 6000, 3)), 2000);
+        assert_eq!(working_set(&used(5000, 6000, 3)), 5000);
+        // A sandbox of an older version does not say how many.
+        assert_eq!(working_set(&used(0, 6000, 0)), 6000);
     }
 }

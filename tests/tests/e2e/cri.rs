@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// A node: a store, its server and a directory for what kubelet would have.
-struct Node {
-    store: Store,
+pub struct Node {
+    pub store: Store,
     server: Option<Started>,
-    dir: Dir,
+    pub dir: Dir,
 }
 
 impl Node {
     /// A node with these samples' images.
-    fn new(samples: &[&str]) -> Self {
+    pub fn new(samples: &[&str]) -> Self {
         let (store, dir) = (Store::fresh(samples), Dir::new());
         let mut node = Self { store, server: None, dir };
         node.serve();
@@ -27,8 +27,24 @@ impl Node {
         node
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.dir.join("cri.sock")
+    }
+
+    /// A network for its pods: a bridge of this test's own.
+    pub fn network(&self) -> Bridge {
+        // Its number is drawn, since other tests have theirs at the same time.
+        let taken = |number: &u32| std::path::Path::new(&format!("/sys/class/net/sampan{number}")).exists();
+        let number = (std::process::id() % 200 + 20..250).find(|number| !taken(number)).unwrap();
+        let cni = self.dir.join("cni");
+        std::fs::create_dir(&cni).unwrap();
+        let conflist = json!({ "cniVersion": "1.0.0", "name": format!("sampan{number}"), "plugins": [
+            { "type": "bridge", "bridge": format!("sampan{number}"), "isGateway": true, "ipam": {
+                "type": "host-local", "subnet": format!("10.213.{number}.0/24"), "dataDir": self.dir.join("ipam") } },
+            { "type": "portmap", "capabilities": { "portMappings": true }, "snat": true },
+        ] });
+        std::fs::write(cni.join("10-test.conflist"), conflist.to_string()).unwrap();
+        Bridge(number)
     }
 
     fn serve(&mut self) {
@@ -37,7 +53,12 @@ impl Node {
             self.socket().display(),
             self.dir.join("cni").display()
         );
-        let server = self.store.sampan(line).start();
+        let mut serve = self.store.sampan(line);
+        let config = self.dir.join("config.toml");
+        if config.exists() {
+            serve = serve.env("SAMPAN_CONFIG", &config);
+        }
+        let server = serve.start();
         server.says("cri: unix://");
         self.server = Some(server);
     }
@@ -48,7 +69,7 @@ impl Node {
         let _ = server.finish();
     }
 
-    fn crictl(&self, line: impl AsRef<str>) -> Run {
+    pub fn crictl(&self, line: impl AsRef<str>) -> Run {
         let socket = format!("unix://{}", self.socket().display());
         let command =
             ["crictl".to_owned(), "--timeout".into(), "30s".into(), "-r".into(), socket.clone(), "-i".into(), socket];
@@ -95,6 +116,22 @@ impl Drop for Node {
         if self.server.is_some() {
             let _ = self.crictl("rmp -fa").run();
         }
+    }
+}
+
+/// A bridge that goes with its value.
+pub struct Bridge(u32);
+
+impl Bridge {
+    /// How the addresses on it begin.
+    pub fn prefix(&self) -> String {
+        format!("10.213.{}.", self.0)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = Run::new(["ip", "link", "delete", &format!("sampan{}", self.0)]).run();
     }
 }
 
@@ -327,7 +364,7 @@ fn a_port_of_a_pod_is_forwarded() {
 }
 
 #[test]
-fn a_place_for_streams_is_for_one_client() {
+fn streams_are_for_what_runs() {
     if lacks(&NEEDS) {
         return;
     }
@@ -407,27 +444,71 @@ fn what_would_mislead_is_refused() {
     node.store.sampan("--namespace nobody ps").fails(1).stderr_has("no namespace \"nobody\"");
 }
 
+/// A program that says which peers it may call: `A` where the call got as far as the network.
+const CALLS: &str = r#"
+import socket, sys, time
+def may(port):
+    try: socket.create_connection(("127.0.0.9" if port == 1 else "198.51.100.7", port), 0.2)
+    except PermissionError: return "-"
+    except OSError: pass
+    return "A"
+print("".join(may(port) for port in (1, 9, 10)), flush=True)
+time.sleep(600)
+"#;
+
+#[test]
+fn a_handler_says_whom_a_pod_may_call_and_an_annotation_takes_away() {
+    if lacks(&NEEDS) {
+        return;
+    }
+    let mut node = Node::new(&["python"]);
+    let handlers =
+        "[kubernetes]\npinned-images = [\"python\"]\n[kubernetes.handlers.nine]\nallow-net = [\"198.51.100.7:9\"]\n";
+    std::fs::write(node.dir.join("config.toml"), handlers).unwrap();
+    node.kill_server();
+    node.serve();
+    let pod = |name: &str, handler: &str, annotations: Value| {
+        let mut config = node.pod_config(name);
+        config["annotations"] = annotations;
+        let file = node.file(&format!("{name}.json"), &config);
+        (file.clone(), node.crictl(format!("runp -r '{handler}' {file}")))
+    };
+    let says = |name: &str, handler: &str, annotations: Value, wanted: &str| {
+        let (file, made) = pod(name, handler, annotations);
+        let pod = Pod { node: &node, id: made.ok().line(), file, name: name.to_owned() };
+        let program = json!({ "command": ["python", "-c", CALLS] });
+        pod.start("calls", "python", "", program);
+        let log = || std::fs::read_to_string(pod.log("calls")).unwrap_or_default();
+        eventually("it has called", || log().contains("stdout F "));
+        assert!(log().contains(&format!("stdout F {wanted}\n")), "{name}: {}", log());
+    };
+    says("usual", "", json!({}), "AAA");
+    says("strict", "sampan-strict", json!({}), "A--");
+    says("nine", "nine", json!({}), "AA-");
+    says("narrowed", "sampan", json!({ "dev.sampan.allow-net": "198.51.100.0/24:10" }), "A-A");
+    pod("wide", "nine", json!({ "dev.sampan.allow-net": "198.51.100.7" })).1.fails(1).stderr_has("only take away");
+    pod("typo", "", json!({ "dev.sampan.alow-net": "" })).1.fails(1).stderr_has("it means nothing");
+    let info = node.crictl("info").ok().json();
+    let handlers: Vec<&str> =
+        info["runtimeHandlers"].as_array().unwrap().iter().filter_map(|h| h["name"].as_str()).collect();
+    assert_eq!(handlers, ["nine", "sampan", "sampan-strict"], "{info}");
+    let images = node.crictl("images -o json").ok().json();
+    assert_eq!(images["images"][0]["pinned"], true, "{images}");
+}
+
 #[test]
 fn a_pod_has_an_address_by_cni_and_its_containers_talk_over_localhost() {
     if lacks(&[NEEDS[0], NEEDS[1], Need::CniPlugins, Need::Tool("curl")]) {
         return;
     }
     let node = Node::new(&["toolbox", "web", "serve"]);
-    let cni = node.dir.join("cni");
-    std::fs::create_dir(&cni).unwrap();
-    // A bridge of this test's own.
-    let number = std::process::id() % 200 + 20;
-    let conflist = json!({ "cniVersion": "1.0.0", "name": format!("sampan{number}"), "plugins": [{
-        "type": "bridge", "bridge": format!("sampan{number}"), "isGateway": true,
-        "ipam": { "type": "host-local", "subnet": format!("10.213.{number}.0/24"), "dataDir": node.dir.join("ipam") },
-    }] });
-    std::fs::write(cni.join("10-test.conflist"), conflist.to_string()).unwrap();
+    let bridge = node.network();
     let mut config = node.pod_config("net");
     config["linux"] = json!({});
     let pod = node.pod_of(config);
     let status = node.crictl(format!("inspectp {}", pod.id)).ok().json();
     let ip = status["status"]["network"]["ip"].as_str().unwrap().to_owned();
-    assert!(ip.starts_with(&format!("10.213.{number}.")), "{status}");
+    assert!(ip.starts_with(&bridge.prefix()), "{status}");
     pod.start("web", "web", "", Value::Null);
     let get = |url: &str| Run::new(["curl", "-sS", "-m", "10", url]).run();
     eventually("it answers at the pod's address", || get(&format!("http://{ip}:8000/")).stdout.contains("Sampan"));
@@ -444,5 +525,4 @@ fn a_pod_has_an_address_by_cni_and_its_containers_talk_over_localhost() {
     eventually("it answers too", || get(&format!("http://{second}:8000/")).stdout.contains("Sampan"));
     node.crictl("rmp -fa").ok();
     assert!(!get(&format!("http://{ip}:8000/")).stdout.contains("Sampan"));
-    let _ = Run::new(["ip", "link", "delete", &format!("sampan{number}")]).run();
 }

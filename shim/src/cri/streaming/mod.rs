@@ -20,7 +20,6 @@ use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sampan_runtime::container::id;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -109,7 +108,7 @@ impl Places {
 
     /// A place for a session: its URL.
     pub fn offer(&self, session: Session) -> Result<String, Status> {
-        let token = id::new_id().map_err(|e| Status::internal(format!("cannot draw a token: {e}")))?;
+        let token = crate::cri::draw_id()?;
         let url = format!("http://{}/{}/{token}", self.address, session.word());
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, (since, _)| since.elapsed() < LIFE);
@@ -175,9 +174,11 @@ fn answer(node: &Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Byt
         let connection = spdy::Connection::new(TokioIo::new(io));
         match session {
             Session::Exec { container, args, streams } => {
-                terminal::exec(&node, connection, &container, &args, streams).await;
+                terminal::serve(&node, connection, &container, Some(&args), streams).await;
             }
-            Session::Attach { container, streams } => terminal::attach(&node, connection, &container, streams).await,
+            Session::Attach { container, streams } => {
+                terminal::serve(&node, connection, &container, None, streams).await;
+            }
             Session::Forward { pod } => forward::forward(&node, connection, &pod).await,
         }
     });
@@ -188,4 +189,26 @@ fn answer(node: &Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Byt
     headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
     headers.insert(VERSIONS, HeaderValue::from_static(protocol));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_is_for_one_client() {
+        let (places, _listener) = Places::open().await.unwrap();
+        let offer = || {
+            let url = places.offer(Session::Forward { pod: "p".into() }).unwrap();
+            let path = url.strip_prefix(&format!("http://{}", places.address)).unwrap();
+            path.to_owned()
+        };
+        let path = offer();
+        assert!(matches!(places.take(&path), Some(Session::Forward { .. })));
+        assert!(places.take(&path).is_none(), "it works once");
+        // What was meant for one thing is spent by the try to use it for another.
+        let path = offer();
+        assert!(places.take(&path.replace("portforward", "exec")).is_none() && places.take(&path).is_none());
+        assert!(["", "/", "/portforward/", "/portforward/x"].iter().all(|path| places.take(path).is_none()));
+    }
 }

@@ -5,11 +5,12 @@
 use super::spdy::{Connection, Opened, Reader, Writer};
 use super::{PATIENCE, Streams};
 use crate::client::SandboxClient;
-use crate::cri::Node;
+use crate::cri::containers::Known;
 use crate::cri::run::{Pipes, not_run, process};
+use crate::cri::{Node, draw_id};
+use crate::exec::ExecProcess;
 use bytes::Bytes;
 use rustix::io::Errno;
-use sampan_runtime::container::id;
 use serde::Deserialize;
 use serde_json::json;
 use std::os::fd::OwnedFd;
@@ -44,6 +45,17 @@ impl Opens {
             *place = Some(opened);
         }
         Some(all)
+    }
+
+    /// Waits until the client goes.
+    fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let error = self.error.as_ref().map(|opened| opened.writer.clone());
+        async move {
+            match &error {
+                Some(writer) => writer.closed().await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Tells the end, and that nothing more comes on any stream.
@@ -208,78 +220,66 @@ async fn rest(fifo: Option<&AsyncFd<OwnedFd>>, writer: Option<&Writer>) -> bool 
     true
 }
 
-/// Runs a program inside a container for a client.
-pub(super) async fn exec(
+/// Shows a client a program inside a container, or without one what the container itself says from now on, and types what
+/// the client types; until the program ends, or the client goes.
+pub(super) async fn serve(
     node: &Arc<Node>,
     mut connection: Connection,
     container: &str,
-    args: &[String],
+    args: Option<&[String]>,
     streams: Streams,
 ) {
     let Ok(Some(mut opens)) = tokio::time::timeout(PATIENCE, Opens::wait(&mut connection, streams)).await else {
         return;
     };
     let ended = async {
-        let known = node.container(container)?;
+        let known = node.running(container)?;
         let client = node.sandbox(&known).await?;
         let ends = Ends::make(node, streams).map_err(|e| Status::internal(format!("cannot make pipes: {e}")))?;
-        let exec = id::new_id().map_err(|e| Status::internal(e.to_string()))?;
-        let paths = ends.paths.clone();
-        client.exec(known.id(), &exec, &process(args, streams.tty)?, paths).await.map_err(not_run)?;
-        let whose = Whose { client: &client, container: known.id(), exec: &exec };
-        let gone = opens.error.as_ref().map(|opened| opened.writer.clone());
-        let ended = async {
-            let gone = async {
-                match &gone {
-                    Some(writer) => writer.closed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                code = client.wait_exec(known.id(), &exec) => code.map_err(|e| Status::unavailable(e.to_string())),
-                () = gone => {
-                    let _ = client.kill_exec(known.id(), &exec, 9).await;
-                    Err(Status::cancelled("the client has gone"))
-                }
-            }
-        };
-        let ended = session(&whose, &mut opens, ends, ended).await;
-        let _ = client.forget_exec(known.id(), &exec).await;
-        ended
+        match args {
+            Some(args) => exec(&client, known.id(), &process(args, streams.tty)?, ends, &mut opens).await,
+            None => attach(&client, &known, ends, &mut opens).await,
+        }
     };
     let ended = ended.await;
     opens.end(connection, ended).await;
 }
 
-/// Lets a client see what a container says from now on, and write its input, until it ends or the client goes.
-pub(super) async fn attach(node: &Arc<Node>, mut connection: Connection, container: &str, streams: Streams) {
-    let Ok(Some(mut opens)) = tokio::time::timeout(PATIENCE, Opens::wait(&mut connection, streams)).await else {
-        return;
-    };
+async fn exec(
+    client: &SandboxClient,
+    container: &str,
+    process: &ExecProcess,
+    ends: Ends,
+    opens: &mut Opens,
+) -> Result<u8, Status> {
+    let exec = draw_id()?;
+    client.exec(container, &exec, process, ends.paths.clone()).await.map_err(not_run)?;
+    let gone = opens.gone();
     let ended = async {
-        let known = node.container(container)?;
-        let client = node.sandbox(&known).await?;
-        let ends = Ends::make(node, streams).map_err(|e| Status::internal(format!("cannot make pipes: {e}")))?;
-        let once = known.asked.config().stdin_once;
-        let attached = client.attach(known.id(), ends.paths.clone(), once).await;
-        attached.map_err(|e| Status::unknown(e.to_string()))?;
-        let whose = Whose { client: &client, container: known.id(), exec: "" };
-        let gone = opens.error.as_ref().map(|opened| opened.writer.clone());
-        let ended = async {
-            let gone = async {
-                match &gone {
-                    Some(writer) => writer.closed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = client.wait(known.id()) => {}
-                () = gone => {}
+        tokio::select! {
+            code = client.wait_exec(container, &exec) => code.map_err(|e| Status::unavailable(e.to_string())),
+            () = gone => {
+                let _ = client.kill_exec(container, &exec, 9).await;
+                Err(Status::cancelled("the client has gone"))
             }
-        };
-        session(&whose, &mut opens, ends, ended).await;
-        Ok(0)
+        }
     };
-    let ended = ended.await;
-    opens.end(connection, ended).await;
+    let ended = session(&Whose { client, container, exec: &exec }, opens, ends, ended).await;
+    let _ = client.forget_exec(container, &exec).await;
+    ended
+}
+
+async fn attach(client: &SandboxClient, known: &Known, ends: Ends, opens: &mut Opens) -> Result<u8, Status> {
+    let once = known.asked.config().stdin_once;
+    let attached = client.attach(known.id(), ends.paths.clone(), once).await;
+    attached.map_err(|e| Status::unknown(e.to_string()))?;
+    let gone = opens.gone();
+    let ended = async {
+        tokio::select! {
+            _ = client.wait(known.id()) => {}
+            () = gone => {}
+        }
+    };
+    session(&Whose { client, container: known.id(), exec: "" }, opens, ends, ended).await;
+    Ok(0)
 }
