@@ -53,6 +53,8 @@ mod http_limits;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod kubelet;
+#[cfg(test)]
 mod languages;
 #[cfg(test)]
 mod life;
