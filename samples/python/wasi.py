@@ -36,6 +36,22 @@ def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):
     return resolve(host, port, family, type, proto, flags)
 
 
+def bind(self, address):
+    """The same where the host is the empty one, as in `bind(("", 8000))`."""
+    if isinstance(address, tuple) and address[:1] == ("",):
+        address = ("::" if self.family == socket.AF_INET6 else "0.0.0.0", *address[1:])
+    return bind_to(self, address)
+
+
+def gethostname():
+    """The machine's name as it is told to programs; there is no call for it."""
+    try:
+        with open("/etc/hostname") as file:
+            return file.readline().strip()
+    except OSError:
+        return os.environ.get("HOSTNAME", "localhost")
+
+
 def _exit(status):
     """Keeps the exit code; the C library would pass it to an adapter that knows success and failure alone."""
     exit_with_code(status & 0xFF)
@@ -67,6 +83,9 @@ def nobody_else():
 mask_now = 0o022
 resolve = socket.getaddrinfo
 socket.getaddrinfo = getaddrinfo
+bind_to = socket.socket.bind
+socket.socket.bind = bind
+socket.gethostname = gethostname
 os._exit = _exit
 os.chmod, os.umask, os.chown = chmod, umask, chown
 os.lchown = lambda path, uid, gid: chown(path, uid, gid, follow_symlinks=False)

@@ -93,6 +93,21 @@ fn python_serves_a_directory_on_a_published_port() {
 }
 
 #[test]
+fn python_listens_where_no_host_is_said() {
+    let store = Store::shared(&["python"]);
+    let script = "import socket\n\
+                  s = socket.socket()\n\
+                  s.bind((\"\", 8000))\n\
+                  s.listen()\n\
+                  c = s.accept()[0]\n\
+                  c.sendall(f\"hello from {socket.gethostname()}\".encode())\n";
+    let files = Dir::new().file("serve.py", script);
+    let python = store.detached(format!("-p 8000 -e HOSTNAME=box -v '{files}:/srv:ro' python python /srv/serve.py"));
+    let port = python.port("8000");
+    eventually("it listens", || net::is_open(port) && net::exchange(port, b"") == b"hello from box");
+}
+
+#[test]
 fn a_port_goes_where_it_is_published() {
     let store = Store::shared(&["tcp"]);
     let port = free_port();
