@@ -390,6 +390,7 @@ mod tests {
             root_writable: true,
             binds: vec![],
             secrets: vec![],
+            paths: crate::grants::Paths::default(),
             network,
             address: None,
             member: None,

@@ -4,7 +4,7 @@ use super::pods::{Pod, host_name};
 use super::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation};
 use sampan_runtime::container::health::Check;
 use sampan_runtime::container::{Inside, MountRequest, MountSource, Settings};
-use sampan_runtime::grants::{Egress, Limits, Network};
+use sampan_runtime::grants::{Egress, Limits, Network, Paths};
 use sampan_runtime::sandbox::log;
 use std::path::{Path, PathBuf};
 use tonic::Status;
@@ -89,6 +89,10 @@ pub(super) fn of(
         inside: Inside { network, resolv_conf: Some(dir.join("resolv.conf")), hosts: mounted(config, "/etc/hosts") },
         mounts: mounts(config, dir, proc),
         read_only: security.readonly_rootfs,
+        paths: Paths {
+            masked: security.masked_paths.iter().map(PathBuf::from).collect(),
+            read_only: security.readonly_paths.iter().map(PathBuf::from).collect(),
+        },
         network: Network::Host,
         egress: egress(&pod.handler)?,
         open_stdin: config.stdin,
@@ -121,12 +125,13 @@ fn mounts(config: &ContainerConfig, dir: &Path, proc: &Path) -> Vec<MountRequest
         source: MountSource::Bind { path: mount.host_path.clone().into(), create: true },
         destination: mount.container_path.clone(),
         writable: !mount.readonly,
+        shallow: !mount.recursive_read_only,
     });
     let files = ["resolv.conf", "hostname"].map(|name| (dir.join(name), format!("/etc/{name}")));
     let ours = files.into_iter().chain([(proc.to_owned(), "/proc".to_owned())]).filter_map(|(path, destination)| {
         let source = MountSource::Bind { path, create: false };
         let asked = mounted(config, &destination).is_some();
-        (!asked).then_some(MountRequest { source, destination, writable: false })
+        (!asked).then_some(MountRequest { source, destination, writable: false, shallow: false })
     });
     asked.chain(ours).collect()
 }

@@ -267,6 +267,73 @@ fn what_kubelet_mounts_is_seen_and_its_logs_are_reopened() {
 }
 
 #[test]
+fn paths_are_masked_or_read_only() {
+    if lacks(&NEEDS) {
+        return;
+    }
+    let node = Node::new(&["toolbox"]);
+    let pod = node.pod("paths");
+    let files = Dir::new().file("secret", "value").file("open", "").file("dir/below", "");
+    let security = json!({ "security_context": {
+        "masked_paths": ["/bin/ls", "/etc/group", "/srv/dir", "/srv/secret", "/nowhere", "/proc/kcore", "/bin/ls/deeper"],
+        "readonly_paths": ["/tmp", "/srv/open", "/proc/sys"],
+    } });
+    let mounts = json!([{ "host_path": files.path(), "container_path": "/srv" }]);
+    let id = pod.start("sh", "toolbox", FOREVER, json!({ "linux": security, "mounts": mounts }));
+    let exec = |script: &str| node.crictl(format!("exec -s {id} /bin/sh -c '{script}'"));
+    // That name alone, of all that the file has.
+    exec("ls").fails(1).stderr_has("/bin/sh: ls: Permission denied");
+    exec("cat /etc/group").fails(1).stderr_has("/etc/group: Permission denied");
+    exec("cat /srv/secret").fails(1).stderr_has("Permission denied");
+    exec("rm /srv/secret").fails(1);
+    exec("find /srv/dir; touch /srv/dir/x").fails(1).stdout_is("/srv/dir\n").stderr_has("Read-only file system");
+    exec("touch /tmp/x").fails(1).stderr_has("touch: /tmp/x: Read-only file system");
+    exec("echo >/srv/open").fails(1);
+    exec("cat /srv/open; touch /root/x /srv/new").ok();
+    // Only here, and for nobody else.
+    assert_eq!(files.read("secret"), "value");
+    assert!(files.join("dir/below").exists() && files.join("new").exists());
+    let id = pod.start("other", "toolbox", FOREVER, json!({ "mounts": mounts }));
+    node.crictl(format!("exec -s {id} sh -c 'ls /srv; cat /srv/secret'")).ok().stdout_has("value");
+}
+
+#[test]
+fn a_read_only_mount_leaves_those_below_it_unless_it_is_so_with_all() {
+    if lacks(&NEEDS) {
+        return;
+    }
+    let node = Node::new(&["toolbox"]);
+    let pod = node.pod("below");
+    let files = Dir::new().file("top", "").file("below/file", "");
+    let below = files.join("below");
+    let _mounted = Mounted::memory(&below);
+    for (name, recursive) in [("shallow", false), ("deep", true)] {
+        let mount = json!({ "host_path": files.path(), "container_path": "/m", "readonly": true, "recursive_read_only": recursive });
+        let id = pod.start(name, "toolbox", FOREVER, json!({ "mounts": [mount] }));
+        node.crictl(format!("exec -s {id} touch /m/x")).fails(1).stderr_has("touch: /m/x: Read-only file system");
+        let run = node.crictl(format!("exec -s {id} touch /m/below/{name}"));
+        if recursive { run.fails(1).stderr_has("Read-only file system") } else { run.ok() };
+        assert_eq!(below.join(name).exists(), !recursive);
+    }
+}
+
+/// Memory that is mounted on a directory of this machine, for as long as the value lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn memory(place: &std::path::Path) -> Self {
+        Run::new(["mount", "-t", "tmpfs", "none"]).arg(place).ok();
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Run::new(["umount", "-l"]).arg(&self.0).run();
+    }
+}
+
+#[test]
 fn clients_have_streams_of_their_own() {
     if lacks(&NEEDS) {
         return;

@@ -149,6 +149,8 @@ fn host_config(record: &Record) -> Value {
         "PublishAllPorts": false,
         "AutoRemove": record.auto_remove,
         "ReadonlyRootfs": record.read_only,
+        "MaskedPaths": record.paths.masked,
+        "ReadonlyPaths": record.paths.read_only,
         // What was asked for; 0 is the default, as `Sampan.Limits` shows it.
         "Memory": record.limits.memory.unwrap_or(0),
         "NanoCpus": record.limits.nano_cpus.unwrap_or(0),
@@ -337,12 +339,14 @@ mod tests {
             egress: Egress::parse("api.test:443").unwrap(),
             egress_from: vec![Given { by: Giver::Settings, rules: Egress::parse("api.test:443").unwrap() }],
             secrets: vec![],
+            paths: sampan_runtime::grants::Paths::default(),
             mounts: vec![MountPoint {
                 kind: MountKind::Bind,
                 name: String::new(),
                 source: "/srv".into(),
                 destination: "/data".into(),
                 writable: false,
+                shallow: false,
             }],
             read_only: false,
             auto_remove: true,

@@ -68,6 +68,7 @@ impl Place {
             root_writable: true,
             binds: vec![],
             secrets: vec![],
+            paths: crate::grants::Paths::default(),
             network: Network::None,
             address: None,
             member: None,
