@@ -193,6 +193,7 @@ impl ContainerFlags {
             mounts: volumes.chain(mounts).collect::<Result<_>>()?,
             secrets: secrets(&self.secret)?,
             paths: Paths::default(),
+            proc: None,
             read_only: self.read_only,
             network,
             join,

@@ -4,7 +4,7 @@
 use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
 use super::settings::Inside;
-use crate::grants::{Address, Egress, Http, Limits, Network, Paths, Port, Publish, Secret};
+use crate::grants::{Address, Egress, Http, Limits, Network, Paths, Port, Proc, Publish, Secret};
 use crate::guest::KILLED;
 use crate::sandbox::{Exit, Fences, log};
 use crate::store::Durability;
@@ -74,6 +74,9 @@ pub struct Record {
     /// What of its tree it may see or change less of.
     #[serde(default, skip_serializing_if = "Paths::is_empty")]
     pub paths: Paths,
+    /// What its programs are told of themselves and each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proc: Option<Proc>,
     /// Whether its root cannot be written.
     pub read_only: bool,
     /// Whether it is removed when it ends.

@@ -2,7 +2,7 @@
 
 use super::health::{Check, OnFailure};
 use super::restart::Policy;
-use crate::grants::{Egress, Http, Limits, Network, Paths, Port, Publish, Secret};
+use crate::grants::{Egress, Http, Limits, Network, Paths, Port, Proc, Publish, Secret};
 use crate::sandbox::log;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,6 +42,8 @@ pub struct Settings {
     pub secrets: Vec<Secret>,
     /// What of its tree it may see or change less of.
     pub paths: Paths,
+    /// What its programs are told of themselves and each other, in `/proc`, where it shares a sandbox; nothing without it.
+    pub proc: Option<Proc>,
     /// Whether its root cannot be written.
     pub read_only: bool,
     /// How it is connected.

@@ -11,6 +11,7 @@ mod http;
 mod limits;
 mod paths;
 mod ports;
+mod proc;
 mod reach;
 mod resources;
 mod secret;
@@ -21,6 +22,7 @@ pub use http::Http;
 pub use limits::Limits;
 pub use paths::Paths;
 pub use ports::{Port, PortError, Protocol, Publish};
+pub use proc::{Proc, Sees};
 pub use reach::Sockets;
 pub use resources::{Resources, SHARES};
 pub use secret::{Secret, Shown};
@@ -144,6 +146,8 @@ pub struct Grants {
     pub secrets: Vec<Secret>,
     /// What of its tree it may see or change less of.
     pub paths: Paths,
+    /// What its programs are told of themselves and each other; nothing without it.
+    pub proc: Option<Proc>,
     /// How it is connected.
     pub network: Network,
     /// The address that it knows itself by; none under `host`, and in a bundle that is not ours.
@@ -233,6 +237,9 @@ impl Grants {
             .build()?;
         self.limits.write(&mut spec)?;
         self.paths.write(&mut spec);
+        if let Some(proc) = &self.proc {
+            proc.write(&mut spec)?;
+        }
         Ok(spec)
     }
 
@@ -265,6 +272,7 @@ impl Grants {
                 .collect::<Result<_, _>>()?,
             secrets: Secret::read(note(annotation::SECRETS), annotation::SECRETS)?,
             paths: Paths::read(spec),
+            proc: Proc::read(spec)?,
             network: match note(annotation::NETWORK) {
                 None => Network::Default,
                 Some(word) => word.parse().map_err(unreadable(annotation::NETWORK))?,
@@ -380,6 +388,7 @@ pub(crate) mod tests {
                 shown: Shown::File("/run/secrets/key".into()),
             }],
             paths: Paths { masked: vec!["/proc/kcore".into(), "/bin/ls".into()], read_only: vec!["/tmp".into()] },
+            proc: Some(Proc { uid: 1, gid: 2, groups: vec![2, 3], sees: Sees::Container("c0".into()) }),
             network: Network::None,
             address: Some("10.89.0.2/24".parse().unwrap()),
             member: Some(Membership { network: "app".into(), names: vec!["web".into(), "www".into()] }),
@@ -412,6 +421,7 @@ pub(crate) mod tests {
             address: None,
             member: None,
             paths: Paths::default(),
+            proc: None,
             ..grants
         };
         assert_eq!(Grants::from_spec(&bare.to_spec().unwrap()).unwrap(), bare);

@@ -391,6 +391,7 @@ mod tests {
             binds: vec![],
             secrets: vec![],
             paths: crate::grants::Paths::default(),
+            proc: None,
             network,
             address: None,
             member: None,

@@ -5,6 +5,7 @@
 
 mod mount;
 pub mod secrets;
+pub mod view;
 
 use crate::grants::{BindGrant, Grants, Paths, RootGrant, Shown};
 use std::collections::HashMap;

@@ -176,6 +176,22 @@ pub(super) fn stand_in(instead: &Path, place: &Path) -> Result<()> {
     move_onto(&tree, &onto).map_err(|e| RootfsError::io("mount on", place)(e.into()))
 }
 
+/// The same for a file of `/proc/net`, whose place in its directory is another after each look at it, by whomever; and then
+/// the kernel knows no place for the mount.
+pub(super) fn fleeting(instead: &Path, place: &Path) -> Result<()> {
+    const TIMES: usize = 100;
+    let mut done = stand_in(instead, place);
+    for _ in 1..TIMES {
+        match done {
+            Err(RootfsError::Io { ref source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                done = stand_in(instead, place);
+            }
+            done => return done,
+        }
+    }
+    done
+}
+
 /// Takes the right to write from the mount at `target`, not from those below it.
 pub(super) fn make_read_only(target: &Path) -> Result<()> {
     let root = rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())

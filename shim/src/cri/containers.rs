@@ -4,13 +4,13 @@ use super::pods::Pod;
 use super::settings::{self, shown};
 use super::v1::{
     Container as Listed, ContainerConfig, ContainerFilter, ContainerResources, ContainerState, ContainerStatus,
-    ImageSpec, LinuxContainerResources,
+    ImageSpec, LinuxContainerResources, LinuxContainerSecurityContext, NamespaceMode,
 };
 use super::{Node, identity, nanos, of_container, of_image, of_store};
 use crate::client::SandboxClient;
 use prost::Message;
-use sampan_runtime::container::{self, Container, ContainerError, Status, Update, id, shared};
-use sampan_runtime::grants::Resources;
+use sampan_runtime::container::{self, Container, ContainerError, Status, Update, shared};
+use sampan_runtime::grants::{Proc, Resources, Sees};
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::log;
 use sampan_runtime::store::{Durability, StoreError, files};
@@ -180,12 +180,8 @@ impl Node {
         let network = (!pod.on_node()).then(|| self.pod_network(&pod.id));
         let layers = Images::new(&self.store).layer_dirs(&image).map_err(of_image)?;
         let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
-        let who = identity::of(&security, &image, &layers)?;
-        // It goes with the pod.
-        let id = id::new_id().map_err(|e| Refusal::internal(format!("cannot draw an id: {e}")))?;
-        let proc = dir.join("proc").join(id::short(&id));
-        who.show(&proc).map_err(|e| of_store(StoreError::io("write", &proc)(e)))?;
-        let settings = settings::of(pod, &dir, network, &config, &proc)?;
+        let proc = Proc { sees: self.sees(pod, &security)?, ..identity::of(&security, &image, &layers)? };
+        let settings = settings::of(pod, &dir, network, &config, proc)?;
         let log = match config.log_path.as_str() {
             "" => String::new(),
             path => Path::new(&pod.config().log_directory).join(path).to_string_lossy().into_owned(),
@@ -202,6 +198,28 @@ impl Node {
         };
         finish().inspect_err(|_| drop(container::remove(&self.store, &made, false)))?;
         Ok(made.record.id)
+    }
+
+    /// Which programs of its pod a container sees. Where nothing is said, it is all.
+    fn sees(&self, pod: &Pod, security: &LinuxContainerSecurityContext) -> Result<Sees, Refusal> {
+        let options = security.namespace_options.clone().unwrap_or_default();
+        let target = match options.pid() {
+            NamespaceMode::Pod => return Ok(Sees::Sandbox),
+            NamespaceMode::Container => return Ok(Sees::Own),
+            NamespaceMode::Node => {
+                let problem = "a Wasm program cannot see the processes of the node: take `hostPID` away";
+                return Err(Refusal::invalid_argument(problem));
+            }
+            NamespaceMode::Target => self.container(&options.target_id)?,
+        };
+        if target.asked.pod != pod.id {
+            let problem = format!("the container {} is not of this pod", target.id());
+            return Err(Refusal::invalid_argument(problem));
+        }
+        Ok(match target.container.record.proc.as_ref().map(|proc| &proc.sees) {
+            None | Some(Sees::Own) => Sees::Container(target.id().to_owned()),
+            Some(other) => other.clone(),
+        })
     }
 
     /// Starts a container in its pod's sandbox, which is made if there is none.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// A node: a store, its server and a directory for what kubelet would have.
-struct Node {
+pub(super) struct Node {
     store: Store,
     server: Option<Started>,
     dir: Dir,
@@ -15,7 +15,7 @@ struct Node {
 
 impl Node {
     /// A node with these samples' images.
-    fn new(samples: &[&str]) -> Self {
+    pub(super) fn new(samples: &[&str]) -> Self {
         let (store, dir) = (Store::fresh(samples), Dir::new());
         let mut node = Self { store, server: None, dir };
         node.serve();
@@ -48,7 +48,7 @@ impl Node {
         let _ = server.finish();
     }
 
-    fn crictl(&self, line: impl AsRef<str>) -> Run {
+    pub(super) fn crictl(&self, line: impl AsRef<str>) -> Run {
         let socket = format!("unix://{}", self.socket().display());
         let command =
             ["crictl".to_owned(), "--timeout".into(), "30s".into(), "-r".into(), socket.clone(), "-i".into(), socket];
@@ -74,7 +74,7 @@ impl Node {
     }
 
     /// A pod on the node's own network.
-    fn pod(&self, name: &str) -> Pod<'_> {
+    pub(super) fn pod(&self, name: &str) -> Pod<'_> {
         self.pod_of(self.pod_config(name))
     }
 
@@ -98,7 +98,7 @@ impl Drop for Node {
     }
 }
 
-struct Pod<'a> {
+pub(super) struct Pod<'a> {
     node: &'a Node,
     id: String,
     file: String,
@@ -107,13 +107,13 @@ struct Pod<'a> {
 
 impl Pod<'_> {
     /// Makes a container that runs a line of shell, or what its image says, and starts it.
-    fn start(&self, name: &str, image: &str, script: &str, more: Value) -> String {
+    pub(super) fn start(&self, name: &str, image: &str, script: &str, more: Value) -> String {
         let id = self.create(name, image, script, more).ok().line();
         self.node.crictl(format!("start {id}")).ok();
         id
     }
 
-    fn create(&self, name: &str, image: &str, script: &str, more: Value) -> Run {
+    pub(super) fn create(&self, name: &str, image: &str, script: &str, more: Value) -> Run {
         let mut config = json!({
             "metadata": { "name": name },
             "image": { "image": image },
@@ -134,8 +134,8 @@ impl Pod<'_> {
     }
 }
 
-const NEEDS: [Need; 2] = [Need::Root, Need::Tool("crictl")];
-const FOREVER: &str = "while true; do sleep 1; done";
+pub(super) const NEEDS: [Need; 2] = [Need::Root, Need::Tool("crictl")];
+pub(super) const FOREVER: &str = "while true; do sleep 1; done";
 
 #[test]
 fn a_pod_lives_from_its_making_to_its_removal() {
@@ -267,73 +267,6 @@ fn what_kubelet_mounts_is_seen_and_its_logs_are_reopened() {
 }
 
 #[test]
-fn paths_are_masked_or_read_only() {
-    if lacks(&NEEDS) {
-        return;
-    }
-    let node = Node::new(&["toolbox"]);
-    let pod = node.pod("paths");
-    let files = Dir::new().file("secret", "value").file("open", "").file("dir/below", "");
-    let security = json!({ "security_context": {
-        "masked_paths": ["/bin/ls", "/etc/group", "/srv/dir", "/srv/secret", "/nowhere", "/proc/kcore", "/bin/ls/deeper"],
-        "readonly_paths": ["/tmp", "/srv/open", "/proc/sys"],
-    } });
-    let mounts = json!([{ "host_path": files.path(), "container_path": "/srv" }]);
-    let id = pod.start("sh", "toolbox", FOREVER, json!({ "linux": security, "mounts": mounts }));
-    let exec = |script: &str| node.crictl(format!("exec -s {id} /bin/sh -c '{script}'"));
-    // That name alone, of all that the file has.
-    exec("ls").fails(1).stderr_has("/bin/sh: ls: Permission denied");
-    exec("cat /etc/group").fails(1).stderr_has("/etc/group: Permission denied");
-    exec("cat /srv/secret").fails(1).stderr_has("Permission denied");
-    exec("rm /srv/secret").fails(1);
-    exec("find /srv/dir; touch /srv/dir/x").fails(1).stdout_is("/srv/dir\n").stderr_has("Read-only file system");
-    exec("touch /tmp/x").fails(1).stderr_has("touch: /tmp/x: Read-only file system");
-    exec("echo >/srv/open").fails(1);
-    exec("cat /srv/open; touch /root/x /srv/new").ok();
-    // Only here, and for nobody else.
-    assert_eq!(files.read("secret"), "value");
-    assert!(files.join("dir/below").exists() && files.join("new").exists());
-    let id = pod.start("other", "toolbox", FOREVER, json!({ "mounts": mounts }));
-    node.crictl(format!("exec -s {id} sh -c 'ls /srv; cat /srv/secret'")).ok().stdout_has("value");
-}
-
-#[test]
-fn a_read_only_mount_leaves_those_below_it_unless_it_is_so_with_all() {
-    if lacks(&NEEDS) {
-        return;
-    }
-    let node = Node::new(&["toolbox"]);
-    let pod = node.pod("below");
-    let files = Dir::new().file("top", "").file("below/file", "");
-    let below = files.join("below");
-    let _mounted = Mounted::memory(&below);
-    for (name, recursive) in [("shallow", false), ("deep", true)] {
-        let mount = json!({ "host_path": files.path(), "container_path": "/m", "readonly": true, "recursive_read_only": recursive });
-        let id = pod.start(name, "toolbox", FOREVER, json!({ "mounts": [mount] }));
-        node.crictl(format!("exec -s {id} touch /m/x")).fails(1).stderr_has("touch: /m/x: Read-only file system");
-        let run = node.crictl(format!("exec -s {id} touch /m/below/{name}"));
-        if recursive { run.fails(1).stderr_has("Read-only file system") } else { run.ok() };
-        assert_eq!(below.join(name).exists(), !recursive);
-    }
-}
-
-/// Memory that is mounted on a directory of this machine, for as long as the value lives.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn memory(place: &std::path::Path) -> Self {
-        Run::new(["mount", "-t", "tmpfs", "none"]).arg(place).ok();
-        Self(place.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Run::new(["umount", "-l"]).arg(&self.0).run();
-    }
-}
-
-#[test]
 fn clients_have_streams_of_their_own() {
     if lacks(&NEEDS) {
         return;
@@ -408,29 +341,6 @@ fn a_place_for_streams_is_for_one_client() {
 }
 
 #[test]
-fn a_program_is_told_who_it_is() {
-    if lacks(&NEEDS) {
-        return;
-    }
-    let node = Node::new(&["toolbox"]);
-    let pod = node.pod("who");
-    let as_user = |name: &str, security: Value| {
-        let more = json!({ "linux": { "security_context": security } });
-        let id = pod.start(name, "toolbox", FOREVER, more);
-        node.crictl(format!("exec -s {id} sh -c 'id; whoami'")).ok()
-    };
-    as_user("root", json!({})).stdout_has("uid=0(root) gid=0(root) groups=0(root)\nroot\n");
-    let numbers =
-        json!({ "run_as_user": { "value": 1001 }, "run_as_group": { "value": 33 }, "supplemental_groups": [7] });
-    as_user("numbers", numbers).stdout_has("uid=1001(1001) gid=33(www-data) groups=33(www-data),7(7)\n1001\n");
-    as_user("name", json!({ "run_as_username": "nobody" })).stdout_has("uid=65534(nobody) gid=65534(nogroup)");
-    let unknown = json!({ "linux": { "security_context": { "run_as_username": "somebody" } } });
-    pod.create("unknown", "toolbox", "true", unknown).fails(1).stderr_has("no user");
-    let alone = json!({ "linux": { "security_context": { "run_as_group": { "value": 3 } } } });
-    pod.create("alone", "toolbox", "true", alone).fails(1).stderr_has("runAsGroup");
-}
-
-#[test]
 fn limits_change_while_a_container_runs() {
     if lacks(&NEEDS) {
         return;
@@ -498,6 +408,11 @@ fn a_pod_has_an_address_by_cni_and_its_containers_talk_over_localhost() {
     pod.start("web", "web", "", Value::Null);
     let get = |url: &str| Run::new(["curl", "-sS", "-m", "10", url]).run();
     eventually("it answers at the pod's address", || get(&format!("http://{ip}:8000/")).stdout.contains("Sampan"));
+    // Its sockets are its own.
+    let shell = pod.start("sh", "toolbox", FOREVER, Value::Null);
+    let sockets = node.crictl(format!("exec -s {shell} netstat -ltn")).ok().stdout;
+    let listening: Vec<&str> = sockets.lines().skip(2).collect();
+    assert!(listening.len() == 1 && listening[0].contains(":8000 "), "{sockets}");
     // Nobody else has its port.
     assert!(!net::is_open(8000) || !get("http://127.0.0.1:8000/").stdout.contains("<title>Sampan"));
     // A second pod has the same ports, and an address of its own.

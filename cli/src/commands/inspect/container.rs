@@ -340,6 +340,7 @@ mod tests {
             egress_from: vec![Given { by: Giver::Settings, rules: Egress::parse("api.test:443").unwrap() }],
             secrets: vec![],
             paths: sampan_runtime::grants::Paths::default(),
+            proc: None,
             mounts: vec![MountPoint {
                 kind: MountKind::Bind,
                 name: String::new(),

@@ -212,6 +212,7 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         binds: vec![],
         secrets: vec![],
         paths: grants::Paths::default(),
+        proc: None,
         network: match step.network {
             Network::Default => grants::Network::Default,
             Network::None => grants::Network::None,
