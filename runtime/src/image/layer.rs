@@ -253,17 +253,12 @@ impl Plan {
 
     /// Makes one file of the names that are one on the host (link(2)), once all of them are here.
     pub fn join_names(&mut self) {
-        let mut first: HashMap<(u64, u64), (PathBuf, u32, (u32, u32))> = HashMap::new();
+        let mut first = HashMap::new();
         for (path, entry) in &mut self.entries {
             let What::File { stamp, .. } = &entry.what else { continue };
-            match first.entry(stamp.id()) {
-                Vacant(free) => drop(free.insert((path.clone(), entry.mode, entry.owner))),
-                Occupied(taken) => {
-                    let (path, mode, owner) = taken.get();
-                    if (*mode, *owner) == (entry.mode, entry.owner) {
-                        entry.what = What::Same { path: path.clone() };
-                    }
-                }
+            match first.entry((stamp.id(), entry.mode, entry.owner)) {
+                Vacant(free) => drop(free.insert(path.clone())),
+                Occupied(taken) => entry.what = What::Same { path: PathBuf::clone(taken.get()) },
             }
         }
     }
