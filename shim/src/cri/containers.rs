@@ -13,7 +13,7 @@ use sampan_runtime::container::{self, Container, ContainerError, Status, Update,
 use sampan_runtime::grants::{Proc, Resources, Sees};
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::log;
-use sampan_runtime::store::{Durability, StoreError, files};
+use sampan_runtime::store::{Durability, Lock, StoreError, files};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -273,11 +273,18 @@ impl Node {
     }
 
     pub(super) fn remove(&self, known: &Known) -> Result<(), Refusal> {
-        let _ = self.status_of(known);
-        match container::remove(&self.store, &known.container, true) {
-            Err(_) if !known.container.dir.exists() => Ok(()),
-            Err(ContainerError::NotFound(_)) => Ok(()),
-            other => other.map_err(of_container),
+        loop {
+            let runs = self.status_of(known).is_running();
+            return match container::remove(&self.store, &known.container, true) {
+                Err(_) if !known.container.dir.exists() => Ok(()),
+                Err(ContainerError::NotFound(_)) => Ok(()),
+                // Its keeper has written down its end, and lets go of it in a moment.
+                Err(ContainerError::Running { .. }) if !runs => {
+                    drop(Lock::wait(&known.container.dir.join("lock")));
+                    continue;
+                }
+                other => other.map_err(of_container),
+            };
         }
     }
 

@@ -411,7 +411,7 @@ fn a_pod_has_an_address_by_cni_and_its_containers_talk_over_localhost() {
     // Its sockets are its own.
     let shell = pod.start("sh", "toolbox", FOREVER, Value::Null);
     let sockets = node.crictl(format!("exec -s {shell} netstat -ltn")).ok().stdout;
-    let listening: Vec<&str> = sockets.lines().skip(2).collect();
+    let listening: Vec<&str> = sockets.lines().skip(2).filter(|line| !line.is_empty()).collect();
     assert!(listening.len() == 1 && listening[0].contains(":8000 "), "{sockets}");
     // Nobody else has its port.
     assert!(!net::is_open(8000) || !get("http://127.0.0.1:8000/").stdout.contains("<title>Sampan"));
