@@ -26,6 +26,8 @@ mod cri;
 #[cfg(test)]
 mod cri_inside;
 #[cfg(test)]
+mod critest;
+#[cfg(test)]
 mod dense;
 #[cfg(test)]
 mod dockerfile;
