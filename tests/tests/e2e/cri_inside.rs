@@ -31,6 +31,10 @@ fn paths_are_masked_or_read_only() {
     exec("touch /tmp/x").fails(1).stderr_has("touch: /tmp/x: Read-only file system");
     exec("echo >/srv/open").fails(1);
     exec("cat /srv/open; touch /root/x /srv/new").ok();
+    // Nor is it what a container is started with.
+    let more = json!({ "command": ["ls"], "linux": { "security_context": { "masked_paths": ["/bin/ls"] } } });
+    let masked = pod.create("masked", "toolbox", "", more).ok().line();
+    node.crictl(format!("start {masked}")).fails(1).stderr_has("ls");
     // Only here, and for nobody else.
     assert_eq!(files.read("secret"), "value");
     assert!(files.join("dir/below").exists() && files.join("new").exists());
