@@ -81,8 +81,17 @@ fn registry(store: &Store, dir: &Dir) -> Registry {
     registry
 }
 
+/// A bridge, which goes away with its value.
+struct Bridge(String);
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = Run::new(["ip", "link", "delete", &self.0]).run();
+    }
+}
+
 /// A bridge of this test's own, and ports of the node that lead to its pods.
-fn network(dir: &Dir) -> String {
+fn network(dir: &Dir) -> Bridge {
     let number = std::process::id() % 200 + 20;
     let bridge = format!("sampanc{number}");
     let conflist = json!({ "cniVersion": "1.0.0", "name": bridge, "plugins": [
@@ -97,7 +106,7 @@ fn network(dir: &Dir) -> String {
     ] });
     std::fs::create_dir(dir.join("cni")).unwrap();
     std::fs::write(dir.join("cni/10-test.conflist"), conflist.to_string()).unwrap();
-    bridge
+    Bridge(bridge)
 }
 
 /// The names of the specs that ended so.
@@ -113,7 +122,7 @@ fn all_pass_but_what_no_wasm_program_can() {
     }
     let (store, dir) = (Store::fresh(&["toolbox", "nginx"]), Dir::new());
     let registry = registry(&store, &dir);
-    let bridge = network(&dir);
+    let _bridge = network(&dir);
     let endpoint = format!("unix://{}", dir.join("cri.sock").display());
     let server = store
         .sampan(format!("serve --cri {endpoint} --cni-conf-dir '{}'", dir.join("cni").display()))
@@ -141,5 +150,4 @@ fn all_pass_but_what_no_wasm_program_can() {
     assert!(failed == expected, "{unexpected}and these pass now: {:?}", expected.difference(&failed));
     assert_eq!(passed, RUN - FAIL.len(), "timed out or skipped: {}", run.stdout);
     drop((server, registry));
-    let _ = Run::new(["ip", "link", "delete", &bridge]).run();
 }
