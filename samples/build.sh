@@ -196,15 +196,15 @@ place() {
     [[ $1 != toolbox ]] || furnish_toolbox
 }
 
-# The tree of the toolbox's image: the one program, and a link to it for each of its names.
+# The tree of the toolbox's image: the one program, by each of its names (hard links, so that one can be masked alone).
 furnish_toolbox() {
     local new=toolbox/root.$$ name
     mkdir -p "$new"/{bin,etc,root,tmp,usr/bin}
     cp toolbox/toolbox.wasm "$new/bin/toolbox"
     for name in sh $(sed -n 's/^    ("\([^"]*\)", .*/\1/p' toolbox/src/applets/mod.rs); do
-        ln -s toolbox "$new/bin/$name"
+        ln "$new/bin/toolbox" "$new/bin/$name"
     done
-    ln -s ../../bin/toolbox "$new/usr/bin/env"
+    ln "$new/bin/toolbox" "$new/usr/bin/env"
     # The accounts that images of others count on (Debian's numbers).
     printf '%s\n' root:x:0:0:root:/root:/bin/sh www-data:x:33:33::/:/bin/false nobody:x:65534:65534::/:/bin/false >"$new/etc/passwd"
     printf '%s\n' root:x:0: www-data:x:33: users:x:100: nogroup:x:65534: >"$new/etc/group"

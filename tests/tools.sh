@@ -6,9 +6,9 @@ cache=$(realpath -m "${SAMPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sampan}")
 readonly kubernetes=v1.36.0
 readonly dir=$cache/tools/kubernetes-$kubernetes
 
-# Builds the main package of a module, in a module of our own that wants this version of it.
+# Builds a package of a module, in a module of our own that wants this version of it: its program, or its tests (`-c`).
 build() {
-    local name=$1 module=$2 package=$3 work
+    local name=$1 module=$2 package=$3 how=${4:-build} work
     [[ ! -x $dir/$name ]] || return 0
     if ! command -v go >/dev/null; then
         echo "SKIPPED $name: it needs Go" >&2
@@ -17,7 +17,9 @@ build() {
     echo "building $name $kubernetes" >&2
     work=$(mktemp -d)
     printf 'module tools\n\ngo 1.24\n\nrequire %s %s\n' "$module" "$kubernetes" >"$work/go.mod"
-    (cd "$work" && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$work/$name" "$package") >&2
+    # shellcheck disable=SC2086 # a command and its flag
+    (cd "$work" && GOFLAGS=-mod=mod CGO_ENABLED=0 \
+        go $how -trimpath -ldflags='-s -w' -o "$work/$name" "$package") >&2
     mkdir -p "$dir"
     # Another clone may do the same at this moment.
     mv "$work/$name" "$dir/$name"
@@ -48,6 +50,7 @@ build_kubernetes() {
 }
 
 build crictl sigs.k8s.io/cri-tools sigs.k8s.io/cri-tools/cmd/crictl
+build critest sigs.k8s.io/cri-tools sigs.k8s.io/cri-tools/cmd/critest 'test -c'
 build_kubernetes kubelet
 # `tests/tools.sh cluster`: what a whole cluster is made of, besides etcd.
 if [[ ${1:-} == cluster ]]; then

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sampan_runtime::container::restart::Policy;
 use sampan_runtime::container::{Inside, Join, MountRequest, MountSource, Settings, id};
-use sampan_runtime::grants::{Http, Network, Port, Publish, Rule, Secret, Shown};
+use sampan_runtime::grants::{Http, Network, Paths, Port, Publish, Rule, Secret, Shown};
 use sampan_runtime::rootfs::normalize;
 use sampan_runtime::sandbox::log::{self, Driver};
 use std::collections::BTreeMap;
@@ -192,6 +192,8 @@ impl ContainerFlags {
             exposed: self.expose,
             mounts: volumes.chain(mounts).collect::<Result<_>>()?,
             secrets: secrets(&self.secret)?,
+            paths: Paths::default(),
+            proc: None,
             read_only: self.read_only,
             network,
             join,
@@ -323,7 +325,7 @@ fn parse_volume(given: &str) -> Result<MountRequest> {
     } else {
         return Err(bad(format!("{source:?} is neither a path nor a volume's name")));
     };
-    Ok(MountRequest { source, destination: destination.to_owned(), writable })
+    Ok(MountRequest { source, destination: destination.to_owned(), writable, shallow: false })
 }
 
 fn bail_parts(given: &str) -> anyhow::Error {
@@ -398,7 +400,7 @@ fn parse_mount(given: &str) -> Result<MountRequest> {
         ("volume", None) => MountSource::Anonymous,
         (other, _) => return Err(bad(format!("unknown type {other:?}; known: bind, volume"))),
     };
-    Ok(MountRequest { source, destination: target.to_owned(), writable })
+    Ok(MountRequest { source, destination: target.to_owned(), writable, shallow: false })
 }
 
 #[cfg(test)]

@@ -212,7 +212,12 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
     for volume in from_image(|c| c.volumes()) {
         let place = rootfs::normalize(&volume);
         if !mounts.iter().any(|m| rootfs::normalize(&m.destination) == place) {
-            mounts.push(MountRequest { source: MountSource::Anonymous, destination: volume, writable: true });
+            mounts.push(MountRequest {
+                source: MountSource::Anonymous,
+                destination: volume,
+                writable: true,
+                shallow: false,
+            });
         }
     }
     let record = Record {
@@ -235,6 +240,8 @@ fn merge(settings: Settings, image: Option<&Image>, id: String) -> (Record, Vec<
         exposed,
         mounts: vec![],
         secrets: settings.secrets,
+        paths: settings.paths,
+        proc: settings.proc,
         read_only: settings.read_only,
         auto_remove: settings.auto_remove,
         open_stdin: settings.open_stdin,
@@ -286,6 +293,8 @@ fn grants(record: &Record, layers: Vec<PathBuf>) -> Grants {
         root_writable: !record.read_only,
         binds: record.mounts.iter().map(bind).collect(),
         secrets: record.secrets.clone(),
+        paths: record.paths.clone(),
+        proc: record.proc.clone(),
         network: record.network,
         published: record.published.clone(),
         exposed: record.exposed.clone(),
@@ -345,7 +354,12 @@ fn draw_name(store: &Store, id: &str) -> Result<String> {
 }
 
 fn bind(mount: &MountPoint) -> BindGrant {
-    BindGrant { source: mount.source.clone(), destination: mount.destination.clone(), writable: mount.writable }
+    BindGrant {
+        source: mount.source.clone(),
+        destination: mount.destination.clone(),
+        writable: mount.writable,
+        shallow: mount.shallow,
+    }
 }
 
 /// Takes a name for an id. Making a link is one system call, so of two who try one fails.

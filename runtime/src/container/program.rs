@@ -133,6 +133,9 @@ pub(crate) fn search<E>(
 }
 
 fn look_up(bundle: &Path, grants: &Grants, path: &Path) -> Result<Option<PathBuf>> {
+    if grants.paths.masked.iter().any(|masked| path.starts_with(masked)) {
+        return Ok(None);
+    }
     let under = grants.binds.iter().filter(|bind| path.starts_with(&bind.destination));
     if let Some(bind) = under.max_by_key(|bind| bind.destination.components().count()) {
         let rest = path.strip_prefix(&bind.destination).unwrap_or(Path::new(""));

@@ -4,7 +4,7 @@
 use super::health::{Check, Health, OnFailure};
 use super::restart::Policy;
 use super::settings::Inside;
-use crate::grants::{Address, Egress, Http, Limits, Network, Port, Publish, Secret};
+use crate::grants::{Address, Egress, Http, Limits, Network, Paths, Port, Proc, Publish, Secret};
 use crate::guest::KILLED;
 use crate::sandbox::{Exit, Fences, log};
 use crate::store::Durability;
@@ -71,6 +71,12 @@ pub struct Record {
     /// What it alone may know: where that is, and never what.
     #[serde(default)]
     pub secrets: Vec<Secret>,
+    /// What of its tree it may see or change less of.
+    #[serde(default, skip_serializing_if = "Paths::is_empty")]
+    pub paths: Paths,
+    /// What its programs are told of themselves and each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proc: Option<Proc>,
     /// Whether its root cannot be written.
     pub read_only: bool,
     /// Whether it is removed when it ends.
@@ -150,6 +156,9 @@ pub struct MountPoint {
     pub destination: PathBuf,
     /// Whether the guest may write there.
     pub writable: bool,
+    /// Whether what is mounted below it stays as it is, where the guest may not write.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shallow: bool,
 }
 
 /// What kind of thing is mounted.

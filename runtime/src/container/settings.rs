@@ -2,7 +2,7 @@
 
 use super::health::{Check, OnFailure};
 use super::restart::Policy;
-use crate::grants::{Egress, Http, Limits, Network, Port, Publish, Secret};
+use crate::grants::{Egress, Http, Limits, Network, Paths, Port, Proc, Publish, Secret};
 use crate::sandbox::log;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -40,6 +40,10 @@ pub struct Settings {
     pub mounts: Vec<MountRequest>,
     /// What it alone may know.
     pub secrets: Vec<Secret>,
+    /// What of its tree it may see or change less of.
+    pub paths: Paths,
+    /// What its programs are told of themselves and each other, in `/proc`, where it shares a sandbox; nothing without it.
+    pub proc: Option<Proc>,
     /// Whether its root cannot be written.
     pub read_only: bool,
     /// How it is connected.
@@ -106,6 +110,8 @@ pub struct MountRequest {
     pub destination: String,
     /// Whether the guest may write there.
     pub writable: bool,
+    /// Whether what is mounted below it stays as it is, where the guest may not write.
+    pub shallow: bool,
 }
 
 /// What is to be mounted.

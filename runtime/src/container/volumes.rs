@@ -220,7 +220,7 @@ fn settle_one(store: &Store, wish: &MountRequest, layers: &[PathBuf], locks: &mu
             (MountKind::Anonymous, volume.name.clone(), volume.data(store))
         }
     };
-    Ok(MountPoint { kind, name, source, destination, writable: wish.writable })
+    Ok(MountPoint { kind, name, source, destination, writable: wish.writable, shallow: wish.shallow })
 }
 
 /// Copies what the image has at `destination` into an empty volume.
@@ -261,7 +261,12 @@ mod tests {
         let layer = dir.join("layer");
         std::fs::create_dir_all(layer.join("data")).unwrap();
         std::fs::write(layer.join("data/seed"), "x").unwrap();
-        let wish = MountRequest { source: MountSource::Anonymous, destination: "/data/".into(), writable: true };
+        let wish = MountRequest {
+            source: MountSource::Anonymous,
+            destination: "/data/".into(),
+            writable: true,
+            shallow: false,
+        };
         let (mounts, locks) = settle(&store, vec![wish.clone()], std::slice::from_ref(&layer)).unwrap();
         assert!(mounts[0].source.join("seed").exists());
         let name = &mounts[0].name;

@@ -9,7 +9,9 @@ pub mod capabilities;
 mod egress;
 mod http;
 mod limits;
+mod paths;
 mod ports;
+mod proc;
 mod reach;
 mod resources;
 mod secret;
@@ -18,7 +20,9 @@ pub use address::{Address, AddressError};
 pub use egress::{Egress, Ports, Rule, RuleError};
 pub use http::Http;
 pub use limits::Limits;
+pub use paths::Paths;
 pub use ports::{Port, PortError, Protocol, Publish};
+pub use proc::{Proc, Sees};
 pub use reach::Sockets;
 pub use resources::{Resources, SHARES};
 pub use secret::{Secret, Shown};
@@ -101,6 +105,8 @@ pub struct BindGrant {
     pub destination: PathBuf,
     /// Whether the guest may change it.
     pub writable: bool,
+    /// Whether what is mounted below it stays as it is, where the guest may not change it.
+    pub shallow: bool,
 }
 
 /// The tree that a guest sees as `/`.
@@ -138,6 +144,10 @@ pub struct Grants {
     pub binds: Vec<BindGrant>,
     /// What it alone may know.
     pub secrets: Vec<Secret>,
+    /// What of its tree it may see or change less of.
+    pub paths: Paths,
+    /// What its programs are told of themselves and each other; nothing without it.
+    pub proc: Option<Proc>,
     /// How it is connected.
     pub network: Network,
     /// The address that it knows itself by; none under `host`, and in a bundle that is not ours.
@@ -226,6 +236,10 @@ impl Grants {
             .annotations(annotations)
             .build()?;
         self.limits.write(&mut spec)?;
+        self.paths.write(&mut spec);
+        if let Some(proc) = &self.proc {
+            proc.write(&mut spec)?;
+        }
         Ok(spec)
     }
 
@@ -257,6 +271,8 @@ impl Grants {
                 .map(bind_grant)
                 .collect::<Result<_, _>>()?,
             secrets: Secret::read(note(annotation::SECRETS), annotation::SECRETS)?,
+            paths: Paths::read(spec),
+            proc: Proc::read(spec)?,
             network: match note(annotation::NETWORK) {
                 None => Network::Default,
                 Some(word) => word.parse().map_err(unreadable(annotation::NETWORK))?,
@@ -316,7 +332,13 @@ fn unreadable<E: std::fmt::Display>(field: &str) -> impl FnOnce(E) -> GrantError
 
 fn bind_mount(bind: &BindGrant) -> Result<Mount, oci_spec::OciSpecError> {
     let mut options = vec!["rbind".to_owned()];
-    options.push(if bind.writable { "rw" } else { "ro" }.to_owned());
+    // `ro` is for the mount alone, `rro` for those below it too (config.md, "Linux mount options").
+    let access = match bind {
+        BindGrant { writable: true, .. } => "rw",
+        BindGrant { shallow: true, .. } => "ro",
+        _ => "rro",
+    };
+    options.push(access.to_owned());
     MountBuilder::default().destination(&bind.destination).source(&bind.source).typ("bind").options(options).build()
 }
 
@@ -340,6 +362,7 @@ fn bind_grant(mount: &Mount) -> Result<BindGrant, GrantError> {
         source: mount.source().clone().ok_or(GrantError::Missing("source of a mount"))?,
         destination: mount.destination().clone(),
         writable: !has("ro") && !has("rro"),
+        shallow: has("ro") && !has("rro"),
     })
 }
 
@@ -354,12 +377,18 @@ pub(crate) mod tests {
             cwd: "/srv".into(),
             root: RootGrant::Layers(vec!["/s/layers/b".into(), "/s/layers/a".into()]),
             root_writable: false,
-            binds: vec![BindGrant { source: "/data".into(), destination: "/d".into(), writable: false }],
+            binds: vec![
+                BindGrant { source: "/data".into(), destination: "/d".into(), writable: false, shallow: false },
+                BindGrant { source: "/host".into(), destination: "/h".into(), writable: false, shallow: true },
+                BindGrant { source: "/x".into(), destination: "/x".into(), writable: true, shallow: false },
+            ],
             secrets: vec![Secret {
                 id: "key".into(),
                 source: "/k".into(),
                 shown: Shown::File("/run/secrets/key".into()),
             }],
+            paths: Paths { masked: vec!["/proc/kcore".into(), "/bin/ls".into()], read_only: vec!["/tmp".into()] },
+            proc: Some(Proc { uid: 1, gid: 2, groups: vec![2, 3], sees: Sees::Container("c0".into()) }),
             network: Network::None,
             address: Some("10.89.0.2/24".parse().unwrap()),
             member: Some(Membership { network: "app".into(), names: vec!["web".into(), "www".into()] }),
@@ -391,6 +420,8 @@ pub(crate) mod tests {
             egress: Egress::default(),
             address: None,
             member: None,
+            paths: Paths::default(),
+            proc: None,
             ..grants
         };
         assert_eq!(Grants::from_spec(&bare.to_spec().unwrap()).unwrap(), bare);
@@ -407,7 +438,7 @@ pub(crate) mod tests {
         };
         let good = Grants::from_spec(&spec(r#"{"destination":"/d","source":"/s","options":["rbind","ro"]}"#)).unwrap();
         assert_eq!(good.root, RootGrant::Ready("/run/x/rootfs".into()));
-        assert!(!good.binds[0].writable && good.root_writable);
+        assert!(!good.binds[0].writable && good.binds[0].shallow && good.root_writable);
         let bad = Grants::from_spec(&spec(r#"{"destination":"/d","type":"ext4","source":"/dev/sda"}"#));
         assert!(bad.unwrap_err().to_string().contains("ext4"));
     }

@@ -3,7 +3,7 @@
 use super::account::{self, Metered, OutOfMemory};
 use super::cpu::Cpu;
 use super::module::{self, Doors, Parts};
-use super::process::{self, Processes};
+use super::process::Processes;
 use super::state::{PlainState, Surroundings};
 use super::{Control, Ending, Interrupted, KILLED, Kind, Mapped, Program, STOPPED, Stop, TRAPPED, linker};
 use crate::grants::Protocol;
@@ -98,7 +98,7 @@ async fn call(
         }
         Mapped::Module(module) => call_module(program, module, surroundings, control, started).await,
         Mapped::Component(component) => {
-            let process = processes.map(|processes| (processes, process::FIRST));
+            let process = processes.map(|processes| (processes, processes.first()));
             call_component(program, component, surroundings, control, process, started).await
         }
     };
@@ -181,7 +181,7 @@ async fn call_with_descriptors(
         stdio: module::first_stdio(surroundings),
         doors,
         doors_wait: !program.description.must_not_wait(),
-        process: processes.map(|processes| (processes.clone(), process::FIRST)),
+        process: processes.map(|processes| (processes.clone(), processes.first())),
     };
     module::run(&program.engine, &linked, surroundings, parts, control, started).await
 }

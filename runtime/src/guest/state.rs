@@ -3,7 +3,7 @@
 use super::account::{Account, Meter, Metered};
 use super::module::{self, stream::Stream};
 use super::process::component::Member;
-use super::process::{Lent, Loader, Processes};
+use super::process::{Lent, Loader, Processes, Seat};
 use super::stdio::{Channel, Input, Pipe};
 use crate::grants::Grants;
 use crate::network::View;
@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub stdio: Option<Stdio>,
     /// Gets the code of programs that this one starts.
     pub loader: Option<Arc<dyn Loader>>,
+    /// The program's number among those that it sees.
+    pub seat: Seat,
     /// What all instances of the container use together.
     pub account: Arc<Account>,
     /// What programs of its tree are looked for in when they are not there.
@@ -57,6 +59,10 @@ impl Surroundings {
         for preopen in &self.preopens {
             let rights = if preopen.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             wasi.preopened_dir(&preopen.host, &preopen.guest, rights)?;
+        }
+        // What is by this name is each program's own; where nothing can be told, there is nothing.
+        if let Some(own) = self.preopens.first().and_then(|tree| self.seat.own(&tree.host)) {
+            let _ = wasi.preopened_dir(own, "/proc/self", FsPerms::ReadOnly);
         }
         let view = self.network.clone();
         wasi.socket_addr_check(move |address, what| {

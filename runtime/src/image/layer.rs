@@ -9,7 +9,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read, Write};
@@ -248,6 +249,18 @@ impl Plan {
         // Its content once more, since the order in which a layer is written is not that of the archive.
         self.entries.insert(path.to_owned(), entry.clone());
         Ok(())
+    }
+
+    /// Makes one file of the names that are one on the host (link(2)), once all of them are here.
+    pub fn join_names(&mut self) {
+        let mut first = HashMap::new();
+        for (path, entry) in &mut self.entries {
+            let What::File { stamp, .. } = &entry.what else { continue };
+            match first.entry((stamp.id(), entry.mode, entry.owner)) {
+                Vacant(free) => drop(free.insert(path.clone())),
+                Occupied(taken) => entry.what = What::Same { path: PathBuf::clone(taken.get()) },
+            }
+        }
     }
 
     /// Makes way for something that is no directory.

@@ -390,6 +390,8 @@ mod tests {
             root_writable: true,
             binds: vec![],
             secrets: vec![],
+            paths: crate::grants::Paths::default(),
+            proc: None,
             network,
             address: None,
             member: None,

@@ -5,8 +5,10 @@
 
 mod mount;
 pub mod secrets;
+pub mod view;
 
-use crate::grants::{BindGrant, Grants, RootGrant, Shown};
+use crate::grants::{BindGrant, Grants, Paths, RootGrant, Shown};
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 /// What goes wrong when a tree is put together.
@@ -42,6 +44,9 @@ pub enum RootfsError {
         .0.display()
     )]
     FileWithoutNamespace(PathBuf),
+    /// Without a mount namespace nothing can be masked.
+    #[error("cannot mask {} or make it read-only without a mount namespace, which this system refuses", .0.display())]
+    PathWithoutNamespace(PathBuf),
     /// A secret that cannot be shown.
     #[error("cannot show the secret {id}, which is in {}: {reason}", file.display())]
     Secret {
@@ -88,10 +93,26 @@ pub fn assemble(grants: &Grants, bundle: &Path, target: &Path, rootless: bool) -
         mount::bind_below(target, bind)?;
     }
     secrets::show(&grants.secrets, target)?;
+    narrow(&grants.paths, target)?;
     if !grants.root_writable {
         mount::make_read_only(target)?;
     }
     Ok(preopen(target))
+}
+
+/// Masks paths of the tree at `target`, and makes others read-only. A link means what it leads to.
+fn narrow(paths: &Paths, target: &Path) -> Result<()> {
+    for path in &paths.masked {
+        if let Some(place) = mount::place(target, path)? {
+            mount::mask(&place, path)?;
+        }
+    }
+    for path in &paths.read_only {
+        if let Some(place) = mount::place(target, path)? {
+            mount::guard(&place, path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Lays an empty tree in memory over the directory `target`, for mount points that nobody else sees.
@@ -146,6 +167,11 @@ pub fn fallback(grants: &Grants, bundle: &Path) -> Result<Vec<Preopen>> {
     };
     if let Some(secret) = grants.secrets.iter().find(|secret| matches!(secret.shown, Shown::File(_))) {
         return Err(RootfsError::FileWithoutNamespace(secret.source.clone()));
+    }
+    for path in grants.paths.masked.iter().chain(&grants.paths.read_only) {
+        if mount::place(&root, path)?.is_some() {
+            return Err(RootfsError::PathWithoutNamespace(path.clone()));
+        }
     }
     let mut all = vec![Preopen { host: root, guest: "/".into(), writable: grants.root_writable }];
     for bind in &grants.binds {
@@ -218,9 +244,14 @@ fn remove_any(path: &Path) -> Result<()> {
     gone.map_err(RootfsError::io("remove", path))
 }
 
-/// Copies a layer over what is there; a whiteout removes.
+/// Copies a layer over what is there; a whiteout removes. Names of one file are so in the copy too.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    use std::os::unix::fs::{FileTypeExt, symlink};
+    copy_beside(from, to, &mut HashMap::new())
+}
+
+/// `linked` has the copies of files with several names, by device and inode.
+fn copy_beside(from: &Path, to: &Path, linked: &mut HashMap<(u64, u64), PathBuf>) -> Result<()> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
     let copy = |action: &'static str, path: &Path, r: std::io::Result<()>| r.map_err(RootfsError::io(action, path));
     if crate::image::is_opaque(from) {
         // What lies below is hidden; mounts cannot be here, since this is no mounted tree.
@@ -237,12 +268,21 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
         }
         if kind.is_dir() {
             copy("create", &target, std::fs::create_dir_all(&target))?;
-            copy_tree(&source, &target)?;
+            copy_beside(&source, &target, linked)?;
         } else if kind.is_symlink() {
             let link = std::fs::read_link(&source).map_err(RootfsError::io("read", &source))?;
             copy("create", &target, symlink(link, &target))?;
         } else if kind.is_file() {
+            let meta = entry.metadata().map_err(RootfsError::io("look at", &source))?;
+            let id = (meta.dev(), meta.ino());
+            if let Some(first) = linked.get(&id) {
+                copy("link", &target, std::fs::hard_link(first, &target))?;
+                continue;
+            }
             copy("copy to", &target, std::fs::copy(&source, &target).map(drop))?;
+            if meta.nlink() > 1 {
+                linked.insert(id, target);
+            }
         } else if !kind.is_char_device() {
             continue;
         }
@@ -253,6 +293,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn destinations_stay_below_the_root() {
@@ -272,10 +313,12 @@ mod tests {
         std::fs::write(lower.join("d/f"), "x").unwrap();
         std::fs::write(top.join("a"), "new").unwrap();
         std::os::unix::fs::symlink("a", top.join("link")).unwrap();
+        std::fs::hard_link(top.join("a"), top.join("again")).unwrap();
         copy_tree(&lower, &out).unwrap();
         copy_tree(&top, &out).unwrap();
         assert_eq!(std::fs::read_to_string(out.join("link")).unwrap(), "new");
         assert_eq!(std::fs::read_to_string(out.join("d/f")).unwrap(), "x");
+        assert_eq!(out.join("again").metadata().unwrap().nlink(), 2);
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{Result, RootfsError};
 use crate::grants::BindGrant;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -113,7 +113,8 @@ pub(super) fn resolve(root: &Path, path: &Path) -> Result<PathBuf> {
 pub(super) fn bind_below(root: &Path, bind: &BindGrant) -> Result<()> {
     let tree = clone_tree(&bind.source)?;
     if !bind.writable {
-        set_attributes(&tree, MountAttrFlags::MOUNT_ATTR_RDONLY, libc::AT_RECURSIVE as libc::c_uint)
+        let depth = if bind.shallow { 0 } else { libc::AT_RECURSIVE as libc::c_uint };
+        set_attributes(&tree, MountAttrFlags::MOUNT_ATTR_RDONLY, depth)
             .map_err(RootfsError::io("make read-only", &bind.source))?;
     }
     let is_dir = std::fs::metadata(&bind.source).is_ok_and(|m| m.is_dir());
@@ -126,12 +127,69 @@ pub(super) fn bind_below(root: &Path, bind: &BindGrant) -> Result<()> {
     })
 }
 
+/// A place below `root` as it is now, if there is one; no link leads out of the tree.
+pub(super) fn place(root: &Path, path: &Path) -> Result<Option<OwnedFd>> {
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| RootfsError::io("open", root)(e.into()))?;
+    match rustix::fs::openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT) {
+        Ok(place) => Ok(Some(place)),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(e) => Err(RootfsError::io("open", path)(e.into())),
+    }
+}
+
+/// Covers a place with nothing: a directory with an empty one, and all else with a device that cannot be opened there.
+pub(super) fn mask(place: &OwnedFd, path: &Path) -> Result<()> {
+    let cover = |e: rustix::io::Errno| RootfsError::io("mask", path)(e.into());
+    let stat = rustix::fs::fstat(place).map_err(cover)?;
+    let nothing = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => empty_dir().map_err(cover)?,
+        _ => clone_tree(Path::new("/dev/null"))?,
+    };
+    set_attributes(&nothing, MountAttrFlags::MOUNT_ATTR_RDONLY, 0).map_err(RootfsError::io("mask", path))?;
+    move_onto(&nothing, place).map_err(cover)
+}
+
+fn empty_dir() -> rustix::io::Result<OwnedFd> {
+    let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(fs.as_fd(), "mode", "0755")?;
+    fsconfig_set_string(fs.as_fd(), "nr_inodes", "1")?;
+    fsconfig_create(fs.as_fd())?;
+    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, SAFE)
+}
+
+/// Makes a place read-only, but not what is mounted below it.
+pub(super) fn guard(place: &OwnedFd, path: &Path) -> Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let flags = flags | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
+    let guard = |e: rustix::io::Errno| RootfsError::io("make read-only", path)(e.into());
+    let tree = open_tree(place.as_fd(), "", flags).map_err(guard)?;
+    set_attributes(&tree, MountAttrFlags::MOUNT_ATTR_RDONLY, 0).map_err(RootfsError::io("make read-only", path))?;
+    move_onto(&tree, place).map_err(guard)
+}
+
 /// Mounts a file on another, of this namespace.
 pub(super) fn stand_in(instead: &Path, place: &Path) -> Result<()> {
     let tree = clone_tree(instead)?;
     let onto = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| RootfsError::io("open", place)(e.into()))?;
     move_onto(&tree, &onto).map_err(|e| RootfsError::io("mount on", place)(e.into()))
+}
+
+/// The same for a file of `/proc/net`, whose place in its directory is another after each look at it, by whomever; and then
+/// the kernel knows no place for the mount.
+pub(super) fn fleeting(instead: &Path, place: &Path) -> Result<()> {
+    const TIMES: usize = 100;
+    let mut done = stand_in(instead, place);
+    for _ in 1..TIMES {
+        match done {
+            Err(RootfsError::Io { ref source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                done = stand_in(instead, place);
+            }
+            done => return done,
+        }
+    }
+    done
 }
 
 /// Takes the right to write from the mount at `target`, not from those below it.

@@ -57,7 +57,10 @@ pub(super) fn show(secrets: &[Secret], root: &Path) -> Result<()> {
         let usual = dir.join(&secret.id);
         if *place != usual {
             let source = mount::resolve(root, &usual)?;
-            mount::bind_below(root, &BindGrant { source, destination: place.clone(), writable: false })?;
+            mount::bind_below(
+                root,
+                &BindGrant { source, destination: place.clone(), writable: false, shallow: false },
+            )?;
         }
     }
     Ok(())

@@ -7,11 +7,11 @@ use super::asking::Asking;
 use super::deadlines::{Deadlines, timed_out};
 use super::fence::{self, Namespaces};
 use super::wire::{self, Order, Report};
-use crate::grants::{Grants, Port, Protocol, Sockets};
+use crate::grants::{Grants, Port, Proc, Protocol, Sees, Sockets};
 use crate::guest::account::Account;
 use crate::guest::cpu;
 use crate::guest::module::{self, Doors};
-use crate::guest::process::Loader;
+use crate::guest::process::{Loader, Roster, Seat};
 use crate::guest::programs::Programs;
 use crate::guest::service::Hall;
 use crate::guest::state::Surroundings;
@@ -30,8 +30,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -48,6 +48,8 @@ pub(super) struct Launch {
     /// The guest's end of its terminal, if it has one.
     pub terminal: Option<OwnedFd>,
     pub reserved: Vec<Reservation>,
+    /// Who else it sees.
+    pub roster: Arc<Roster>,
 }
 
 /// The host's life, from the fork to its end; it never returns to its caller's code. The first container starts when
@@ -219,6 +221,10 @@ struct InCommon {
     programs: Programs,
     /// Set up for the first service.
     hall: Option<Hall>,
+    /// Those who see each other, by where they are told of.
+    rosters: HashMap<PathBuf, Weak<Roster>>,
+    /// This process, among those who see all of the sandbox: what a pause container is elsewhere.
+    ours: Option<Seat>,
 }
 
 impl InCommon {
@@ -228,6 +234,22 @@ impl InCommon {
             hall => Ok(hall.insert(Hall::open()?)),
         }
     }
+
+    /// Whom a container sees that looks at this directory.
+    fn roster(&mut self, view: PathBuf, grants: &Grants) -> Arc<Roster> {
+        if let Some(known) = self.rosters.get(&view).and_then(Weak::upgrade) {
+            return known;
+        }
+        self.rosters.retain(|_, roster| roster.strong_count() > 0);
+        let roster = Roster::shown(view.clone());
+        self.rosters.insert(view, Arc::downgrade(&roster));
+        if grants.proc.as_ref().is_some_and(|proc| proc.sees == Sees::Sandbox) {
+            let ours = roster.seat();
+            ours.show(0, &Grants { args: vec!["sampan".into()], proc: Some(Proc::default()), ..grants.clone() });
+            self.ours = Some(ours);
+        }
+        roster
+    }
 }
 
 /// Puts together a container that joins a running sandbox; no path can be opened any more, so its code is copied from
@@ -236,9 +258,9 @@ fn joined(
     order: wire::RunOrder,
     fds: Vec<OwnedFd>,
     sockets: &Sockets,
-    common: Option<&mut InCommon>,
+    mut common: Option<&mut InCommon>,
 ) -> Result<(Launch, wasmtime::Result<Program>), (String, String)> {
-    let wire::RunOrder { id, digest, spec, preopens, description, reserved } = order;
+    let wire::RunOrder { id, digest, spec, preopens, description, reserved, view } = order;
     let fail = |message: String| (id.clone(), message);
     let grants = Grants::from_spec(&spec).map_err(|e| fail(e.to_string()))?;
     if !sockets.include(&Sockets::needed(&grants, &description.imports)) {
@@ -252,6 +274,10 @@ fn joined(
     let terminal = if grants.terminal { Some(fds.next().ok_or_else(missing)?) } else { None };
     let reserved =
         reserved.into_iter().zip(fds).map(|(parts, socket)| Reservation::from_parts(parts, socket)).collect();
+    let roster = match (view, common.as_deref_mut()) {
+        (Some(view), Some(common)) => common.roster(view, &grants),
+        _ => Roster::hidden(),
+    };
     let program = match common {
         Some(common) => code
             .try_clone()
@@ -259,7 +285,7 @@ fn joined(
             .and_then(|code| common.programs.get(&digest, code, description.clone())),
         None => Program::copy(&code, description.clone(), grants.http.max_instances),
     };
-    Ok((Launch { id, grants, preopens, description, code, output, input, terminal, reserved }, program))
+    Ok((Launch { id, grants, preopens, description, code, output, input, terminal, reserved, roster }, program))
 }
 
 fn start(
@@ -380,7 +406,7 @@ fn ready(
 ) -> Result<Ready, Ending> {
     let control = &life.control;
     let program = program.map_err(|e| Ending::told(126, format!("cannot map the compiled code: {e:#}")))?;
-    let Launch { id, mut grants, preopens, output, input, terminal, reserved, .. } = launch;
+    let Launch { id, mut grants, preopens, output, input, terminal, reserved, roster, .. } = launch;
     let output = Pipe::new(output);
     let output = if in_hall { output.giving_way() } else { output };
     control.hush(output.closer());
@@ -423,8 +449,20 @@ fn ready(
     if let (Some(limit), Some(root)) = (grants.limits.storage, preopens.first()) {
         account.limit_storage(Storage::new(limit, &root.host, Arc::clone(&beyond) as Arc<dyn Measure>));
     }
-    let surroundings =
-        Arc::new(Surroundings { grants, preopens, network: view, output, input, stdio, loader, lent: None, account });
+    let seat = roster.seat();
+    seat.show(0, &grants);
+    let surroundings = Arc::new(Surroundings {
+        grants,
+        preopens,
+        network: view,
+        output,
+        input,
+        stdio,
+        loader,
+        lent: None,
+        account,
+        seat,
+    });
     rooms.open(&id, &surroundings, control);
     Ok(Ready { program, surroundings, listening, doors })
 }

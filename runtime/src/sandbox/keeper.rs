@@ -46,6 +46,8 @@ struct Inner {
     rootless: Option<bool>,
     /// Whether containers come and go here, none of which the sandbox is of.
     shared: bool,
+    /// Whether the tables of its network's sockets are mounted.
+    tables: Mutex<bool>,
     state: Mutex<State>,
     /// Counts changes of the state, for those who wait for anything but one container.
     changed: watch::Sender<u64>,
@@ -79,6 +81,8 @@ struct Kept {
     streams: Streams,
     /// What its sandbox may ask for it.
     answers: Answers,
+    /// Where it is told of the programs that it sees.
+    view: Option<PathBuf>,
     /// That its peers know it.
     peers: Option<peers::Registered>,
     /// How often it was asked what has been counted of it, and the last answer.
@@ -105,6 +109,7 @@ impl Kept {
             changed: watch::Sender::new(()),
             streams,
             answers,
+            view: None,
             peers: None,
             counted: (0, Counted::default()),
         }
@@ -155,7 +160,18 @@ impl Keeper {
         }
         let changed = watch::Sender::new(0);
         let state = Mutex::new(state);
-        Ok(Self(Arc::new(Inner { place, trees, pid, pidfd, socket, rootless, shared, state, changed })))
+        Ok(Self(Arc::new(Inner {
+            place,
+            trees,
+            pid,
+            pidfd,
+            socket,
+            rootless,
+            shared,
+            tables: Mutex::default(),
+            state,
+            changed,
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -424,7 +440,7 @@ impl Keeper {
     fn ended(&self, id: &str, ending: Ending) {
         // What is run inside it ends before its tree goes.
         self.end_execs(id);
-        let mut tree = 0;
+        let (mut tree, mut view) = (0, None);
         if let Some(kept) = self.state().containers.get_mut(id) {
             let Ending { code, out_of_memory, message } = ending;
             let code = match kept.streams.pressed {
@@ -435,15 +451,16 @@ impl Keeper {
             kept.snapshot.phase = Phase::Ended(Exit { code, out_of_memory, at: jiff::Timestamp::now(), message });
             kept.peers = None;
             kept.changed.send_replace(());
-            tree = kept.snapshot.tree;
+            (tree, view) = (kept.snapshot.tree, kept.view.take());
         }
         if tree > 0 {
-            self.take_down(tree);
+            self.take_down(tree, view);
         }
     }
 
-    /// Takes down a tree that was mounted after the first; its number is free when that is done.
-    fn take_down(&self, tree: usize) {
+    /// Takes down a tree that was mounted after the first, and what was told in it if nobody else sees that; its number is
+    /// free when that is done.
+    fn take_down(&self, tree: usize, view: Option<PathBuf>) {
         if self.0.rootless.is_none() {
             return;
         }
@@ -451,6 +468,12 @@ impl Keeper {
         let work = move || {
             if rootfs::take_down(&this.0.trees.join(tree.to_string())).is_ok() {
                 this.state().free.push(tree);
+            }
+            if let Some(view) = view {
+                let state = this.state();
+                if state.containers.values().all(|kept| kept.view.as_ref() != Some(&view)) {
+                    rootfs::view::remove(&view);
+                }
             }
         };
         // The kernel waits a millisecond or more until nobody looks at the mount any more.

@@ -32,6 +32,7 @@ pub use stats::Stats;
 use crate::container::Inside;
 use crate::grants::{Grants, Protocol};
 use crate::guest::code::Code;
+use crate::guest::process::Roster;
 use crate::network::reserve::{PortInUse, reserve};
 use crate::network::{namespace, peers};
 use crate::rootfs::{self, RootfsError};
@@ -175,6 +176,7 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
         input,
         terminal: guests_end,
         reserved,
+        roster: Roster::hidden(),
     };
     // SAFETY: this process has one thread, so the child may go on as its parent would.
     match unsafe { libc::fork() } {

@@ -21,6 +21,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 /// From the keeper to the host.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,6 +86,8 @@ pub(super) struct RunOrder {
     pub preopens: Vec<Preopen>,
     pub description: Description,
     pub reserved: Vec<Reserved>,
+    /// Where programs that it sees are told of.
+    pub view: Option<PathBuf>,
 }
 
 /// From the host to the keeper.

@@ -4,15 +4,16 @@ use super::pods::Pod;
 use super::settings::{self, shown};
 use super::v1::{
     Container as Listed, ContainerConfig, ContainerFilter, ContainerResources, ContainerState, ContainerStatus,
-    ImageSpec, LinuxContainerResources,
+    ImageSpec, LinuxContainerResources, LinuxContainerSecurityContext, NamespaceMode,
 };
 use super::{Node, identity, labelled, nanos, of_container, of_image, of_store};
 use crate::client::SandboxClient;
 use prost::Message;
-use sampan_runtime::container::{self, Container, ContainerError, Status, Update, id, shared};
+use sampan_runtime::container::{self, Container, ContainerError, Status, Update, shared};
+use sampan_runtime::grants::{Proc, Sees};
 use sampan_runtime::image::Images;
 use sampan_runtime::sandbox::log;
-use sampan_runtime::store::{Durability, StoreError, files};
+use sampan_runtime::store::{Durability, Lock, StoreError, files};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -191,13 +192,9 @@ impl Node {
         let network = (!pod.on_node()).then(|| self.pod_network(&pod.id));
         let layers = Images::new(&self.store).layer_dirs(&image).map_err(of_image)?;
         let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
-        let who = identity::of(&security, &image, &layers)?;
-        // It goes with the pod.
-        let id = super::draw_id()?;
-        let proc = dir.join("proc").join(id::short(&id));
-        who.show(&proc).map_err(|e| of_store(StoreError::io("write", &proc)(e)))?;
+        let proc = Proc { sees: self.sees(pod, &security)?, ..identity::of(&security, &image, &layers)? };
         let handler = self.handlers.of(&pod.handler, &pod.config().annotations)?;
-        let settings = settings::of(pod, handler, &dir, network, &config, &proc)?;
+        let settings = settings::of(pod, handler, &dir, network, &config, proc)?;
         let log = match config.log_path.as_str() {
             "" => String::new(),
             path => Path::new(&pod.config().log_directory).join(path).to_string_lossy().into_owned(),
@@ -214,6 +211,28 @@ impl Node {
         };
         finish().inspect_err(|_| drop(container::remove(&self.store, &made, false)))?;
         Ok(made.record.id)
+    }
+
+    /// Which programs of its pod a container sees. Where nothing is said, it is all.
+    fn sees(&self, pod: &Pod, security: &LinuxContainerSecurityContext) -> Result<Sees, Refusal> {
+        let options = security.namespace_options.clone().unwrap_or_default();
+        let target = match options.pid() {
+            NamespaceMode::Pod => return Ok(Sees::Sandbox),
+            NamespaceMode::Container => return Ok(Sees::Own),
+            NamespaceMode::Node => {
+                let problem = "a Wasm program cannot see the processes of the node: take `hostPID` away";
+                return Err(Refusal::invalid_argument(problem));
+            }
+            NamespaceMode::Target => self.container(&options.target_id)?,
+        };
+        if target.asked.pod != pod.id {
+            let problem = format!("the container {} is not of this pod", target.id());
+            return Err(Refusal::invalid_argument(problem));
+        }
+        Ok(match target.container.record.proc.as_ref().map(|proc| &proc.sees) {
+            None | Some(Sees::Own) => Sees::Container(target.id().to_owned()),
+            Some(other) => other.clone(),
+        })
     }
 
     /// Starts a container in its pod's sandbox, which is made if there is none.
@@ -267,11 +286,18 @@ impl Node {
     }
 
     pub(super) fn remove(&self, known: &Known) -> Result<(), Refusal> {
-        let _ = self.status_of(known);
-        match container::remove(&self.store, &known.container, true) {
-            Err(_) if !known.container.dir.exists() => Ok(()),
-            Err(ContainerError::NotFound(_)) => Ok(()),
-            other => other.map_err(of_container),
+        loop {
+            let runs = self.status_of(known).is_running();
+            return match container::remove(&self.store, &known.container, true) {
+                Err(_) if !known.container.dir.exists() => Ok(()),
+                Err(ContainerError::NotFound(_)) => Ok(()),
+                // Its keeper has written down its end, and lets go of it in a moment.
+                Err(ContainerError::Running { .. }) if !runs => {
+                    drop(Lock::wait(&known.container.dir.join("lock")));
+                    continue;
+                }
+                other => other.map_err(of_container),
+            };
         }
     }
 

@@ -1,21 +1,14 @@
 //! Who a container's programs are. WASI has no users: what a pod's security context says of them is shown to its programs where
-//! they look, in `/proc/self/status` (proc_pid_status(5)), and keeps them from nothing: that is the sandbox's to do.
+//! they look, in `/proc` ([`Proc`]), and keeps them from nothing: that is the sandbox's to do.
 
 use super::v1::{LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use sampan_runtime::grants::{Proc, Sees};
 use sampan_runtime::image::Image;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tonic::Status;
-
-/// A user and its groups, by number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-}
 
 /// As much is read of a file of accounts.
 const MOST: u64 = 1 << 20;
@@ -46,22 +39,13 @@ fn accounts(text: &str) -> impl Iterator<Item = (&str, u32, Option<u32>, &str)> 
 }
 
 /// Who a container's programs are, by its security context or else by the image's `USER`.
-pub(super) fn of(
-    security: &LinuxContainerSecurityContext,
-    image: &Image,
-    layers: &[PathBuf],
-) -> Result<Identity, Status> {
+pub(super) fn of(security: &LinuxContainerSecurityContext, image: &Image, layers: &[PathBuf]) -> Result<Proc, Status> {
     let user = image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
     let (passwd, group) = (read(layers, "etc/passwd"), read(layers, "etc/group"));
     settle(security, &user, &passwd, &group)
 }
 
-fn settle(
-    security: &LinuxContainerSecurityContext,
-    image: &str,
-    passwd: &str,
-    group: &str,
-) -> Result<Identity, Status> {
+fn settle(security: &LinuxContainerSecurityContext, image: &str, passwd: &str, group: &str) -> Result<Proc, Status> {
     let number = |what: &str, value: i64| {
         u32::try_from(value).map_err(|_| Status::invalid_argument(format!("{what} {value} is no number of an account")))
     };
@@ -100,23 +84,7 @@ fn settle(
     }
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|gid| seen.insert(*gid));
-    Ok(Identity { uid, gid, groups })
-}
-
-impl Identity {
-    /// Writes what programs find below `/proc`, in a new directory.
-    pub fn show(&self, dir: &Path) -> std::io::Result<()> {
-        std::fs::create_dir_all(dir.join("self"))?;
-        let Self { uid, gid, groups } = self;
-        let groups: String = groups.iter().map(|gid| format!("{gid} ")).collect();
-        // Of the rest what is true of every guest: it has no rights of the kernel's, and gains none.
-        let none = "0000000000000000";
-        let text = format!(
-            "Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\nGroups:\t{groups}\nCapInh:\t{none}\nCapPrm:\t{none}\n\
-             CapEff:\t{none}\nCapBnd:\t{none}\nCapAmb:\t{none}\nNoNewPrivs:\t1\nSeccomp:\t2\n"
-        );
-        std::fs::write(dir.join("self/status"), text)
-    }
+    Ok(Proc { uid, gid, groups, sees: Sees::default() })
 }
 
 #[cfg(test)]

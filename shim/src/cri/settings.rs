@@ -5,7 +5,7 @@ use super::pods::{Pod, host_name};
 use super::v1::{ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation};
 use sampan_runtime::container::health::Check;
 use sampan_runtime::container::{Inside, MountRequest, MountSource, Settings};
-use sampan_runtime::grants::{Limits, Network};
+use sampan_runtime::grants::{Limits, Network, Paths, Proc};
 use sampan_runtime::sandbox::log;
 use std::path::{Path, PathBuf};
 use tonic::Status;
@@ -47,14 +47,14 @@ fn refuse(config: &ContainerConfig, security: &LinuxContainerSecurityContext) ->
     Ok(())
 }
 
-/// The settings of a container of this pod, whose files lie in `dir`; `proc` is what its programs find there.
+/// The settings of a container of this pod, whose files lie in `dir`; `proc` is what its programs are told of themselves.
 pub(super) fn of(
     pod: &Pod,
     handler: Handler,
     dir: &Path,
     network: Option<PathBuf>,
     config: &ContainerConfig,
-    proc: &Path,
+    proc: Proc,
 ) -> Result<Settings, Status> {
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
@@ -78,8 +78,13 @@ pub(super) fn of(
         labels: config.labels.clone().into_iter().collect(),
         sandbox: Some(pod.sandbox()),
         inside: Inside { network, resolv_conf: Some(dir.join("resolv.conf")), hosts: mounted(config, "/etc/hosts") },
-        mounts: mounts(config, dir, proc),
+        mounts: mounts(config, dir),
+        proc: Some(proc),
         read_only: security.readonly_rootfs,
+        paths: Paths {
+            masked: security.masked_paths.iter().map(PathBuf::from).collect(),
+            read_only: security.readonly_paths.iter().map(PathBuf::from).collect(),
+        },
         network: Network::Host,
         egress: handler.egress,
         open_stdin: config.stdin,
@@ -106,17 +111,18 @@ fn mounted(config: &ContainerConfig, path: &str) -> Option<PathBuf> {
     config.mounts.iter().find(|mount| mount.container_path == path).map(|mount| mount.host_path.clone().into())
 }
 
-fn mounts(config: &ContainerConfig, dir: &Path, proc: &Path) -> Vec<MountRequest> {
+fn mounts(config: &ContainerConfig, dir: &Path) -> Vec<MountRequest> {
     let asked = config.mounts.iter().map(|mount| MountRequest {
         source: MountSource::Bind { path: mount.host_path.clone().into(), create: true },
         destination: mount.container_path.clone(),
         writable: !mount.readonly,
+        shallow: !mount.recursive_read_only,
     });
     let files = ["resolv.conf", "hostname"].map(|name| (dir.join(name), format!("/etc/{name}")));
-    let ours = files.into_iter().chain([(proc.to_owned(), "/proc".to_owned())]).filter_map(|(path, destination)| {
+    let ours = files.into_iter().filter_map(|(path, destination)| {
         let source = MountSource::Bind { path, create: false };
         let asked = mounted(config, &destination).is_some();
-        (!asked).then_some(MountRequest { source, destination, writable: false })
+        (!asked).then_some(MountRequest { source, destination, writable: false, shallow: false })
     });
     asked.chain(ours).collect()
 }

@@ -24,6 +24,10 @@ mod crash;
 #[cfg(test)]
 mod cri;
 #[cfg(test)]
+mod cri_inside;
+#[cfg(test)]
+mod critest;
+#[cfg(test)]
 mod dense;
 #[cfg(test)]
 mod dockerfile;

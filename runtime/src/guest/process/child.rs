@@ -1,6 +1,6 @@
 //! One process: from its code to its exit code, on a thread of its own.
 
-use super::{Processes, Request};
+use super::{Processes, Request, Seat};
 use crate::grants::Grants;
 use crate::guest::command::{self, ending_of};
 use crate::guest::module::stream::Stream;
@@ -24,13 +24,13 @@ impl Loaded {
     }
 }
 
-/// Starts the process `id`, which has its place in the table.
+/// Starts the process of this number as a child of that one; it has its place in the table.
 ///
 /// # Errors
 /// EAGAIN when the system has no thread for it.
 pub(super) fn start(
     processes: &Processes,
-    id: u32,
+    (seat, parent): (Seat, u32),
     loaded: &Arc<Loaded>,
     request: Request,
     args: Vec<String>,
@@ -52,15 +52,18 @@ pub(super) fn start(
         loader: None,
         account: Arc::clone(&ours.account),
         lent: None,
+        seat: seat.clone(),
     });
+    seat.show(parent, &surroundings.grants);
     let (processes, loaded) = (processes.clone(), Arc::clone(loaded));
     let live = move || {
         control.watch(&processes.0.engine);
         let cpu = Arc::clone(surroundings.account.cpu());
         cpu.enter();
-        let code = live(&processes, id, &loaded, surroundings, &control);
+        let code = live(&processes, seat.number(), &loaded, surroundings, &control);
         cpu.leave();
-        processes.ended(id, code);
+        seat.leave();
+        processes.ended(seat.number(), code);
     };
     std::thread::Builder::new().name("process".into()).stack_size(1 << 20).spawn(live).map_err(|_| Errno::AGAIN)?;
     Ok(())

@@ -10,6 +10,7 @@
 //! abi        the interface as a WASI 0.1 module imports it; `guest/module` has its descriptors
 //! component  the interface as a component imports it
 //! child      one process: from its code to its exit code
+//! roster     numbers, and what `/proc` tells
 //! ```
 
 mod abi;
@@ -17,8 +18,11 @@ mod child;
 pub(super) mod component;
 pub(crate) mod find;
 pub mod pipe;
+mod roster;
 #[cfg(test)]
 mod tests;
+
+pub use roster::{Roster, Seat};
 
 use super::module::stream::Stream;
 use super::module::{self, ModuleState};
@@ -46,8 +50,8 @@ pub const FUNCTIONS: [&str; 5] = ["spawn", "pipe", "wait", "kill", "id"];
 pub const MOST: usize = 64;
 /// How many programs are kept ready to be started again.
 const MOST_PROGRAMS: usize = 64;
-/// The first guest.
-pub const FIRST: u32 = 1;
+/// The first number there is.
+const FIRST: u32 = 1;
 /// The parent of one that nobody waits for.
 const NOBODY: u32 = 0;
 /// What ends a process by itself: SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGKILL, SIGPIPE, SIGALRM, SIGTERM (signal(7)).
@@ -127,6 +131,8 @@ impl std::fmt::Debug for Processes {
 
 struct Inner {
     engine: Engine,
+    /// The number of the first guest.
+    first: u32,
     surroundings: Arc<Surroundings>,
     loader: Arc<dyn Loader>,
     linker: OnceLock<Linker<ModuleState>>,
@@ -138,7 +144,6 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
-    next: u32,
     over: bool,
     all: BTreeMap<u32, Process>,
 }
@@ -157,14 +162,14 @@ struct Process {
 /// meanwhile.
 struct Place<'p> {
     processes: &'p Processes,
-    id: u32,
+    seat: Seat,
     kept: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            self.processes.state().all.remove(&self.id);
+            self.processes.state().all.remove(&self.seat.number());
             self.processes.bump();
         }
     }
@@ -195,14 +200,16 @@ impl Processes {
     /// A table with the first guest in it, which is not started here.
     #[must_use]
     pub fn new(engine: &Engine, surroundings: &Arc<Surroundings>, control: &Control, loader: Arc<dyn Loader>) -> Self {
+        let number = surroundings.seat.number();
         let first = Process { parent: NOBODY, control: control.clone(), signal: None, code: None };
         Self(Arc::new(Inner {
             engine: engine.clone(),
+            first: number,
             surroundings: Arc::clone(surroundings),
             loader,
             linker: OnceLock::new(),
             programs: Mutex::default(),
-            state: Mutex::new(State { next: FIRST + 1, over: false, all: BTreeMap::from([(FIRST, first)]) }),
+            state: Mutex::new(State { over: false, all: BTreeMap::from([(number, first)]) }),
             changed: watch::Sender::new(0),
         }))
     }
@@ -222,6 +229,12 @@ impl Processes {
         let mut made = module::linker(&self.0.engine)?;
         abi::define(&mut made)?;
         Ok(self.0.linker.get_or_init(|| made))
+    }
+
+    /// The number of the first guest.
+    #[must_use]
+    pub fn first(&self) -> u32 {
+        self.0.first
     }
 
     /// Whether the container may start programs.
@@ -260,22 +273,21 @@ impl Processes {
             return Err(self.deny(&format!("start of {:?}", request.path)));
         }
         let control = Control::default();
-        let mut place = Place { processes: self, id: self.take_place(parent, &control)?, kept: false };
+        let mut place = Place { processes: self, seat: self.take_place(parent, &control)?, kept: false };
         let (loaded, args) = self.program(&request).await?;
-        child::start(self, place.id, &loaded, request, args, control)?;
+        child::start(self, (place.seat.clone(), parent), &loaded, request, args, control)?;
         place.kept = true;
-        Ok(place.id)
+        Ok(place.seat.number())
     }
 
-    fn take_place(&self, parent: u32, control: &Control) -> Result<u32, Errno> {
+    fn take_place(&self, parent: u32, control: &Control) -> Result<Seat, Errno> {
         let mut state = self.state();
         if state.over || state.all.len() >= MOST {
             return Err(Errno::AGAIN);
         }
-        let id = state.next;
-        state.next += 1;
-        state.all.insert(id, Process { parent, control: control.clone(), signal: None, code: None });
-        Ok(id)
+        let seat = self.0.surroundings.seat.roster().seat();
+        state.all.insert(seat.number(), Process { parent, control: control.clone(), signal: None, code: None });
+        Ok(seat)
     }
 
     /// The program that a request names, ready to be started, and its arguments.
@@ -380,7 +392,7 @@ impl Processes {
         if !DEADLY.contains(&signal) {
             return Err(Errno::INVAL);
         }
-        if id == FIRST {
+        if id == self.0.first {
             return Err(Errno::PERM);
         }
         if process.code.is_none() {
@@ -398,7 +410,7 @@ impl Processes {
             let Some(processes) = inner.upgrade().map(Self) else { return Pressed::Deadly };
             let children: Vec<u32> = {
                 let state = processes.state();
-                let lives = |(id, process): &(&u32, &Process)| **id != FIRST && process.code.is_none();
+                let lives = |(id, process): &(&u32, &Process)| **id != processes.0.first && process.code.is_none();
                 state.all.iter().filter(lives).map(|(id, _)| *id).collect()
             };
             for child in &children {
@@ -435,7 +447,7 @@ impl Processes {
                 {
                     let mut state = self.state();
                     state.over = true;
-                    state.all.retain(|id, process| *id != FIRST && process.code.is_none());
+                    state.all.retain(|id, process| *id != self.0.first && process.code.is_none());
                     if state.all.is_empty() {
                         return;
                     }

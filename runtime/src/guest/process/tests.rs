@@ -68,6 +68,8 @@ impl Place {
             root_writable: true,
             binds: vec![],
             secrets: vec![],
+            paths: crate::grants::Paths::default(),
+            proc: None,
             network: Network::None,
             address: None,
             member: None,
@@ -94,6 +96,7 @@ impl Place {
             loader: Some(Arc::new(Compiler(self.dir.clone()))),
             account: Arc::default(),
             lent: None,
+            seat: Roster::hidden().seat(),
         });
         let ending = command::run(&program, &surroundings, &Control::default(), vec![], || {});
         drop(surroundings);

@@ -107,6 +107,7 @@ pub(super) fn copy(stage: &Stage<'_>, context: &Context, i: &Copy) -> Result<Pla
             }
         }
     }
+    tree.plan.join_names();
     Ok(tree.plan)
 }
 

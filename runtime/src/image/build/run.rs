@@ -211,6 +211,8 @@ fn execute(ground: &Ground<'_>, step: &RunStep) -> Result<(), Problem> {
         root_writable: true,
         binds: vec![],
         secrets: vec![],
+        paths: grants::Paths::default(),
+        proc: None,
         network: match step.network {
             Network::Default => grants::Network::Default,
             Network::None => grants::Network::None,

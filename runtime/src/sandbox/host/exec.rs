@@ -5,7 +5,7 @@ use crate::grants::Grants;
 use crate::guest::engine::{self, Purpose};
 use crate::guest::module::Doors;
 use crate::guest::module::stream::{Handed, SharedInput, Stream};
-use crate::guest::process::{Lent, Loader};
+use crate::guest::process::{Lent, Loader, Seat};
 use crate::guest::state::{Stdio, Surroundings};
 use crate::guest::stdio::Input;
 use crate::guest::{Control, Ending, KILLED, Pressed, Program, Stop, command};
@@ -33,7 +33,7 @@ struct Room {
     surroundings: Arc<Surroundings>,
     /// Of its own program.
     control: Control,
-    execs: HashMap<String, Control>,
+    execs: HashMap<String, (Control, Seat)>,
     /// Everything that is run inside has a clone, so that its end can be waited for.
     alive: Sender<()>,
     ends: Receiver<()>,
@@ -54,10 +54,11 @@ impl Rooms {
     /// Ends what is run inside a container that has ended itself.
     pub(super) fn close(&self, id: &str) {
         let Some(room) = self.all().remove(id) else { return };
+        room.surroundings.seat.leave();
         if room.execs.is_empty() {
             return;
         }
-        for control in room.execs.values() {
+        for (control, _) in room.execs.values() {
             control.stop(Stop::AtOnce);
         }
         drop(room.alive);
@@ -82,21 +83,23 @@ impl Rooms {
         let room = {
             let mut all = self.all();
             all.get_mut(&id).map(|room| {
-                room.execs.insert(exec.clone(), control.clone());
-                (Arc::clone(&room.surroundings), room.alive.clone())
+                let seat = room.surroundings.seat.roster().seat();
+                room.execs.insert(exec.clone(), (control.clone(), seat.clone()));
+                (Arc::clone(&room.surroundings), room.alive.clone(), seat)
             })
         };
         let ended = |asking: &Asking, message: Option<String>, code: u8| {
             let news = ExecNews::Ended { code, message };
             report(asking.socket(), &Report::Exec { id: id.clone(), exec: exec.clone(), news });
         };
-        let Some((surroundings, alive)) = room else {
+        let Some((surroundings, alive, seat)) = room else {
             return ended(asking, Some("the container does not run".to_owned()), 126);
         };
         let (rooms, reports) = (self.clone(), asking.clone());
         let (container, name) = (id.clone(), exec.clone());
         let live = move || {
-            let ending = live(start, fds, &surroundings, &control, &reports);
+            let ending = live(start, fds, &surroundings, &seat, &control, &reports);
+            seat.leave();
             drop(surroundings);
             if let Some(room) = rooms.all().get_mut(&container) {
                 room.execs.remove(&name);
@@ -116,7 +119,7 @@ impl Rooms {
     fn key(&self, id: String, exec: String, signal: u8, asking: &Asking) {
         let control = self.all().get(&id).and_then(|room| match exec.as_str() {
             "" => Some(room.control.clone()),
-            exec => room.execs.get(exec).cloned(),
+            exec => room.execs.get(exec).map(|(control, _)| control.clone()),
         });
         let Some(control) = control else { return };
         let deadly = (control.press(signal) == Pressed::Deadly).then_some(signal);
@@ -125,13 +128,14 @@ impl Rooms {
 
     /// Ends one at once. What is stuck where nothing reaches it is given up.
     fn kill(&self, id: String, exec: String, asking: &Asking) {
-        let control = self.all().get(&id).and_then(|room| room.execs.get(&exec).cloned());
-        let Some(control) = control else { return };
+        let known = self.all().get(&id).and_then(|room| room.execs.get(&exec).cloned());
+        let Some((control, seat)) = known else { return };
         control.stop(Stop::AtOnce);
         let asking = asking.clone();
         let watch = move || {
             std::thread::sleep(STUCK);
             if !control.has_ended() && control.give_up() {
+                seat.leave();
                 let news = ExecNews::Ended { code: KILLED, message: None };
                 report(asking.socket(), &Report::Exec { id, exec, news });
             }
@@ -141,7 +145,14 @@ impl Rooms {
 }
 
 /// From the code to the exit code.
-fn live(start: ExecStart, fds: Vec<OwnedFd>, ours: &Surroundings, control: &Control, asking: &Asking) -> Ending {
+fn live(
+    start: ExecStart,
+    fds: Vec<OwnedFd>,
+    ours: &Surroundings,
+    seat: &Seat,
+    control: &Control,
+    asking: &Asking,
+) -> Ending {
     let failed = |message: String| Ending::told(126, message);
     let mut fds = fds.into_iter();
     let Some(code) = fds.next() else { return failed("the keeper sent no code".to_owned()) };
@@ -158,8 +169,10 @@ fn live(start: ExecStart, fds: Vec<OwnedFd>, ours: &Surroundings, control: &Cont
     let Some(stdio) = stdio(streams, fds) else { return failed("the keeper sent too few descriptors".to_owned()) };
     let errors = stdio[2].clone();
     let lent = (!lent.is_empty()).then(|| Arc::new(Lent::new(program.clone(), lent)));
+    let grants = Grants { args, env, cwd, spawn: true, ..ours.grants.clone() };
+    seat.show(0, &grants);
     let surroundings = Arc::new(Surroundings {
-        grants: Grants { args, env, cwd, spawn: true, ..ours.grants.clone() },
+        grants,
         preopens: ours.preopens.clone(),
         network: ours.network.clone(),
         output: ours.output.clone(),
@@ -168,6 +181,7 @@ fn live(start: ExecStart, fds: Vec<OwnedFd>, ours: &Surroundings, control: &Cont
         loader: Some(asking.container(&id) as Arc<dyn Loader>),
         lent,
         account: Arc::clone(&ours.account),
+        seat: seat.clone(),
     });
     // The container's listening sockets are not its to close.
     control.doors(|| false);

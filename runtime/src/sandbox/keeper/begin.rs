@@ -2,6 +2,7 @@
 
 use super::streams::Streams;
 use super::{Keeper, Kept, Pump};
+use crate::grants::Grants;
 use crate::network::peers;
 use crate::network::reserve::{Reservation, reserve};
 use crate::rootfs;
@@ -12,7 +13,8 @@ use crate::sandbox::terminal::{Recorder, Terminal};
 use crate::sandbox::wire::{self, Order, RunOrder};
 use crate::sandbox::{Entry, SandboxError, join, log, mount_place, system};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 /// What is sent over for a container, and what stays here.
 struct Handed {
@@ -25,6 +27,8 @@ struct Handed {
     pump: Pump,
     peers: Option<peers::Registered>,
     recorder: Option<Recorder>,
+    /// Where it is told of the programs that it sees.
+    view: Option<PathBuf>,
 }
 
 impl Keeper {
@@ -78,12 +82,13 @@ impl Keeper {
             Ok(handed) => handed,
             Err(error) => return Err(self.not_started(id, entry, tree, error)),
         };
-        let Handed { order, output, terminal, reserved, pump, peers, recorder } = handed;
+        let Handed { order, output, terminal, reserved, pump, peers, recorder, view } = handed;
         {
             let mut state = self.state();
             let Some(kept) = state.containers.get_mut(id) else { return Err(SandboxError::NoContainer(id.to_owned())) };
             // Before the host has heard of it, and may say that it has ended.
             kept.snapshot.tree = tree;
+            kept.view = view;
             kept.pump = Some(pump);
             kept.streams.recorder = recorder;
             kept.peers = peers;
@@ -101,10 +106,28 @@ impl Keeper {
         if let Some(kept) = self.state().containers.get_mut(id) {
             kept.waiting = Some(entry);
             kept.snapshot.phase = Phase::Created;
-            (kept.pump, kept.peers, kept.streams.recorder) = (None, None, None);
+            (kept.pump, kept.peers, kept.streams.recorder, kept.view) = (None, None, None, None);
         }
-        self.take_down(tree);
+        self.take_down(tree, None);
         error
+    }
+
+    /// Where it is told of the programs that a container sees. Only a sandbox that containers share has memory for it, and
+    /// a container that has a `/proc` of its own keeps that.
+    pub(super) fn view(&self, id: &str, grants: &Grants) -> Option<PathBuf> {
+        let has = grants.binds.iter().any(|bind| bind.destination == Path::new("/proc"));
+        let proc = grants.proc.as_ref().filter(|_| self.0.shared && !has)?;
+        Some(rootfs::view::place(&self.0.trees, id, proc))
+    }
+
+    /// Mounts the tables of sockets, which all containers that are told of anything see.
+    fn tables(&self) -> Result<(), SandboxError> {
+        let mut mounted = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*mounted {
+            rootfs::view::mount_tables(&self.0.trees)?;
+            *mounted = true;
+        }
+        Ok(())
     }
 
     /// Mounts the tree of the sandbox's `n`th container, and puts together what is sent over.
@@ -112,7 +135,18 @@ impl Keeper {
         let rootless = self.0.rootless.ok_or(SandboxError::NoRoom)?;
         let reserved = reserve(&entry.grants, entry.code.description.opens())?;
         let tree = mount_place(&self.0.trees, n)?;
-        let preopens = vec![rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?];
+        let view = self.view(&entry.id, &entry.grants);
+        let preopen = match &view {
+            Some(view) => {
+                self.tables()?;
+                rootfs::view::make(view)?;
+                let mut grants = entry.grants.clone();
+                grants.binds.extend(rootfs::view::binds(&self.0.trees, view));
+                rootfs::assemble(&grants, &entry.bundle, &tree, rootless)?
+            }
+            None => rootfs::assemble(&entry.grants, &entry.bundle, &tree, rootless)?,
+        };
+        let preopens = vec![preopen];
         let (output, writer) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make the output pipe"))?;
         let spec = entry.grants.to_spec().map_err(|e| system("describe the container")(std::io::Error::other(e)))?;
@@ -124,13 +158,14 @@ impl Keeper {
             preopens,
             description: entry.code.description.clone(),
             reserved: reserved.iter().map(Reservation::parts).collect(),
+            view: view.clone(),
         }));
         let recorder = record(terminal.as_ref().map(|(ours, _)| ours), &writer)?;
         let to = log::To { attach: entry.attach.clone(), log: entry.log };
         let pump = pump(output, entry.bundle.clone(), to, outputs, self.0.shared)?;
         let peers = join(&entry.id, &entry.bundle, &entry.grants, entry.network.as_deref())?;
         let terminal = terminal.map(|(_, guest)| guest);
-        Ok(Handed { order, output: writer, terminal, reserved, pump, peers, recorder })
+        Ok(Handed { order, output: writer, terminal, reserved, pump, peers, recorder, view })
     }
 }
 

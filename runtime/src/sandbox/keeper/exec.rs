@@ -22,6 +22,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Something that is run inside a container.
@@ -491,6 +492,9 @@ fn toolbox(store: &Store, name: &str) -> Result<Toolbox, ExecError> {
             lent.extend(names.map(|entry| rootfs::normalize(dir).join(entry.file_name())));
         }
     }
-    lent.retain(|path| look(path).is_ok_and(|found| found.as_deref() == Some(&*program)));
+    // Its other names are links to it, of either kind.
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    let own = id(&program);
+    lent.retain(|path| look(path).is_ok_and(|found| found.is_some_and(|found| own.is_some() && id(&found) == own)));
     Ok(Toolbox::Has(code::prepare(store, &program).map_err(|e| named(name, e))?, lent.into_iter().collect()))
 }

@@ -8,8 +8,10 @@ mod grep;
 mod list;
 mod numbers;
 pub mod printf;
+mod procs;
 pub mod say;
 mod sed;
+mod sockets;
 mod sums;
 mod system;
 pub mod test;
@@ -60,14 +62,14 @@ const APPLETS: &[(&str, Applet)] = &[
     ("mkdir", files::mkdir),
     ("mktemp", files::mktemp),
     ("mv", tree::mv),
-    ("netstat", system::refused),
+    ("netstat", sockets::netstat),
     ("od", sums::od),
-    ("pgrep", system::refused),
-    ("pidof", system::refused),
-    ("ping", system::refused),
+    ("pgrep", procs::pgrep),
+    ("pidof", procs::pidof),
+    ("ping", sockets::ping),
     ("printenv", system::printenv),
     ("printf", |args| into_output(printf::printf, args)),
-    ("ps", system::refused),
+    ("ps", procs::ps),
     ("pwd", system::pwd),
     ("readlink", files::readlink),
     ("realpath", files::realpath),
@@ -84,7 +86,7 @@ const APPLETS: &[(&str, Applet)] = &[
     ("tar", archive::tar),
     ("tee", text::tee),
     ("test", |args| into_output(test::test, args)),
-    ("top", system::top),
+    ("top", procs::top),
     ("touch", files::touch),
     ("tr", text::tr),
     ("true", |_| Ok(0)),

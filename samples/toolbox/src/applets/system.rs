@@ -4,39 +4,15 @@ use super::find::run;
 use super::{Flags, each, number, output, written};
 use crate::sys;
 use std::io::{self, BufRead, Read, Write};
-use std::time::{Duration, Instant};
 
 /// What would need to look at a kernel that a container does not have.
 pub fn refused(args: &[String]) -> Result<i32, String> {
     let name = args.first().and_then(|name| name.rsplit('/').next()).unwrap_or_default();
     let why = match name {
-        "ps" | "pgrep" | "pidof" => "a program in this container cannot see the others: WASI has no process table",
-        "ping" => "permission denied (are you root?): WASI has no raw sockets",
-        "netstat" => "WASI has no table of sockets",
         "brctl" => "Operation not permitted: WASI has no network devices",
         _ => "WASI does not tell how full a file system is",
     };
     Err(why.to_owned())
-}
-
-/// Shows the only program that it can see, itself, every five seconds or so often as it is told.
-pub fn top(args: &[String]) -> Result<i32, String> {
-    let flags = Flags::parse(args, "bd:n:", &[])?;
-    let pause = Duration::from_secs(flags.value('d').map_or(Ok(5), number)?);
-    let mut left = flags.value('n').map(number).transpose()?;
-    let begun = Instant::now();
-    loop {
-        let up = begun.elapsed().as_secs();
-        let mut out = output();
-        written(writeln!(out, "up {}:{:02}, 1 program seen: WASI has no process table", up / 60, up % 60))?;
-        written(writeln!(out, "USER     COMMAND\n{:<8} {}", "root", args.join(" ")))?;
-        written(out.flush())?;
-        left = left.map(|left: u64| left.saturating_sub(1));
-        if left == Some(0) {
-            return Ok(0);
-        }
-        std::thread::sleep(pause);
-    }
 }
 
 /// No System V objects can exist here, which is what their listing says.
@@ -164,6 +140,11 @@ fn name_of(file: &str, number: &str) -> String {
 
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
+
+/// The name of a user, by its number.
+pub fn user_name(number: &str) -> String {
+    name_of(USERS, number)
+}
 
 pub fn id(args: &[String]) -> Result<i32, String> {
     let flags = Flags::parse(args, "ugGnr", &[])?;
