@@ -1,11 +1,11 @@
 //! Programs that are run inside containers, as the Task API has them: named by an `exec_id`, described by an OCI
 //! `Process`, with streams by the paths of FIFOs.
 
+use crate::fifos::{open, open_streams, reader_gone};
 use crate::task::{of_exec, refuse};
 use containerd_shim_protos::api::{ExecProcessRequest, ResizePtyRequest};
 use oci_spec::runtime::Process;
-use rustix::fs::{CWD, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use sampan_runtime::sandbox::terminal::Terminal;
 use sampan_runtime::sandbox::{ExecSpec, ExecStdio, Exit, Keeper, Phase};
 use sampan_runtime::store::Store;
@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use ttrpc::{Code, Result};
 
@@ -78,9 +75,6 @@ struct Wanted {
     detach: bool,
     size: Option<(u16, u16)>,
 }
-
-/// How long a FIFO's other end may take to be opened.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Execs {
     pub(crate) fn new(keeper: Keeper, store: Store) -> Self {
@@ -337,49 +331,4 @@ impl Execs {
 
 fn system(what: &str, error: std::io::Error) -> ttrpc::Error {
     refuse(Code::INTERNAL, format!("cannot {what}: {error}"))
-}
-
-/// Opens the FIFOs of standard input, output and error by their paths, of which an empty one is none; they do not wait.
-pub(crate) async fn open_streams(paths: [&str; 3]) -> Result<[Option<OwnedFd>; 3]> {
-    let mut all = [None, None, None];
-    let flags = [OFlags::RDONLY, OFlags::WRONLY, OFlags::WRONLY];
-    for ((path, flags), opened) in paths.into_iter().zip(flags).zip(&mut all) {
-        if !path.is_empty() {
-            *opened = Some(open(path, flags).await?);
-        }
-    }
-    Ok(all)
-}
-
-/// Opens a FIFO without waiting in the system for its other end, which may be opened a moment later.
-async fn open(path: &str, flags: OFlags) -> Result<OwnedFd> {
-    let invalid = |words: String| refuse(Code::INVALID_ARGUMENT, words);
-    if path.contains("://") {
-        return Err(invalid(format!("{path}: streams are the paths of FIFOs here, and no other scheme is known")));
-    }
-    let begun = Instant::now();
-    loop {
-        match rustix::fs::openat(CWD, path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => {
-                let kind = rustix::fs::fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
-                return match kind {
-                    Ok(FileType::Fifo) => Ok(fd),
-                    _ => Err(invalid(format!("{path} is no FIFO"))),
-                };
-            }
-            // Nobody reads there yet.
-            Err(Errno::NXIO) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(2)).await,
-            Err(Errno::NXIO) => return Err(invalid(format!("nobody reads from {path}"))),
-            Err(e) => return Err(invalid(format!("cannot open {path}: {}", std::io::Error::from(e)))),
-        }
-    }
-}
-
-/// Waits until nobody reads any more what is written to a FIFO.
-async fn reader_gone(fifo: OwnedFd) {
-    // SAFETY: the descriptor is owned by the value that is registered, so it stays open and the same.
-    let Ok(watched) = (unsafe { AsyncFd::register_with_interest(fifo, Interest::ERROR) }) else {
-        return std::future::pending().await;
-    };
-    let _ = watched.ready(Interest::ERROR).await;
 }

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod cri;
 mod exec;
+mod fifos;
 pub mod metrics;
 mod server;
 mod side;
