@@ -24,11 +24,27 @@ pub(crate) async fn open_streams(paths: [&str; 3]) -> Result<[Option<OwnedFd>; 3
     Ok(all)
 }
 
+/// Opens what a container writes to, by a path or a `file://` URI; an empty one is none. Who reads a FIFO may go and come
+/// back, as containerd does when it is restarted: both ends are held, so that nothing is lost meanwhile.
+pub(crate) async fn open_output(path: &str) -> Result<Option<OwnedFd>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let Some(file) = path.strip_prefix("file://") else { return open(path, OFlags::RDWR).await.map(Some) };
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(CWD, file, flags, Mode::from_raw_mode(0o644));
+    let opened =
+        opened.map_err(|e| refuse(Code::INVALID_ARGUMENT, format!("cannot open {file}: {}", std::io::Error::from(e))));
+    opened.map(Some)
+}
+
 /// Opens a FIFO without waiting in the system for its other end, which may be opened a moment later.
 pub(crate) async fn open(path: &str, flags: OFlags) -> Result<OwnedFd> {
     let invalid = |words: String| refuse(Code::INVALID_ARGUMENT, words);
     if path.contains("://") {
-        return Err(invalid(format!("{path}: streams are the paths of FIFOs here, and no other scheme is known")));
+        return Err(invalid(format!(
+            "{path}: streams are the paths of FIFOs here, or file:// for a container's output; no other scheme is known"
+        )));
     }
     let begun = Instant::now();
     loop {

@@ -31,7 +31,8 @@ struct Read<'a> {
 impl Handed {
     /// Options that change nothing for a guest: every mount of ours has the stricter meaning.
     const IDLE: [&'static str; 12] = [
-        "rw", "defaults", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "rprivate", "private",
+        "rw", "defaults", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "rprivate",
+        "private",
     ];
 
     fn read(&self) -> Read<'_> {
@@ -90,7 +91,12 @@ impl Handed {
             fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
         };
         make().map_err(|e: rustix::io::Errno| {
-            refused(format!("{} (source {:?}, options {:?})", std::io::Error::from(e), self.source, read.rest.join(",")))
+            refused(format!(
+                "{} (source {:?}, options {:?})",
+                std::io::Error::from(e),
+                self.source,
+                read.rest.join(",")
+            ))
         })
     }
 }
@@ -150,7 +156,10 @@ pub fn lasting_place(mounts: &[Handed], file: &Path) -> Option<PathBuf> {
     if upper.is_some_and(|upper| upper.join(file).symlink_metadata().is_ok()) {
         return None;
     }
-    lower.into_iter().map(|layer| layer.join(file)).find(|place| place.symlink_metadata().is_ok_and(|meta| meta.is_file()))
+    lower
+        .into_iter()
+        .map(|layer| layer.join(file))
+        .find(|place| place.symlink_metadata().is_ok_and(|meta| meta.is_file()))
 }
 
 #[cfg(test)]
