@@ -65,6 +65,8 @@ struct Exec {
     released: bool,
     /// Becomes true when everything on its terminal has been shown.
     shown: watch::Receiver<bool>,
+    /// Becomes true when it runs, or cannot be started.
+    begun: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,7 @@ impl Execs {
                 size: None,
                 released: false,
                 shown: watch::channel(true).1,
+                begun: watch::Sender::new(false),
             },
         );
         Ok(())
@@ -144,6 +147,13 @@ impl Execs {
 
     /// Starts what was written down.
     pub(crate) async fn start(&self, id: &str, exec: &str) -> Result<()> {
+        let begun = self.all().get(&(id.to_owned(), exec.to_owned())).map(|known| known.begun.clone());
+        let started = self.start_it(id, exec).await;
+        begun.map(|begun| begun.send_replace(true));
+        started
+    }
+
+    async fn start_it(&self, id: &str, exec: &str) -> Result<()> {
         let key = (id.to_owned(), exec.to_owned());
         let (wanted, streams, size) = {
             let mut all = self.all();
@@ -263,12 +273,15 @@ impl Execs {
         Ok((phase, known.streams.clone(), terminal))
     }
 
-    /// Waits for its end, and until everything on its terminal has been shown.
+    /// Waits for its end, from before its start if need be, and until everything on its terminal has been shown.
     pub(crate) async fn wait(&self, id: &str, exec: &str) -> Result<Exit> {
-        let mut shown = {
+        let key = (id.to_owned(), exec.to_owned());
+        let mut begun = {
             let all = self.all();
-            all.get(&(id.to_owned(), exec.to_owned())).ok_or_else(|| Self::missing(id, exec))?.shown.clone()
+            all.get(&key).ok_or_else(|| Self::missing(id, exec))?.begun.subscribe()
         };
+        let _ = begun.wait_for(|begun| *begun).await;
+        let mut shown = self.all().get(&key).ok_or_else(|| Self::missing(id, exec))?.shown.clone();
         let exit = self.keeper.wait_exec(id, exec).await.map_err(of_exec)?;
         let _ = shown.wait_for(|shown| *shown).await;
         Ok(exit)

@@ -261,8 +261,10 @@ impl Task for TaskService {
     /// meaning for a guest.
     async fn kill(&self, _: &Context, request: KillRequest) -> Result<Empty> {
         let _call = self.busy.call();
-        // SIGHUP 1, SIGINT 2, SIGQUIT 3, SIGKILL 9, SIGTERM 15 (signal(7)).
+        // SIGHUP 1, SIGINT 2, SIGQUIT 3, SIGKILL 9, SIGTERM 15; SIGCHLD 17, SIGCONT 18, SIGURG 23 and SIGWINCH 28 mean nothing
+        // to a program without handlers (signal(7)).
         match request.signal {
+            17 | 18 | 23 | 28 => self.keeper.look(&request.id).map(drop),
             signal @ (0 | 1 | 2 | 3 | 9 | 15) if !request.exec_id.is_empty() => {
                 let signal = u8::try_from(signal).unwrap_or_default();
                 return self.execs.kill(&request.id, &request.exec_id, signal).map(|()| Empty::default());

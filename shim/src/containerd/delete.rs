@@ -8,7 +8,8 @@ use crate::task::time;
 use containerd_shim_protos::api::DeleteResponse;
 use sampan_runtime::guest::KILLED;
 use sampan_runtime::store::Store;
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 /// How long a sandbox that still answers may take to end a container.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,17 +21,28 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// When the answer cannot be written.
 pub fn delete(store: &Store, call: &Call) -> Result<Vec<u8>, ShimError> {
     // Without a bundle there is nothing that could run.
-    if let Ok(group) = Group::of(store, call)
-        && group.place().exists()
-    {
-        match group.claim_now()? {
-            // Its keeper is dead, and the host and every mount went with it.
-            Some(claim) => claim.give_up(),
-            None => end(&group, &call.id),
-        }
+    if let Ok(group) = Group::of(store, call) {
+        clear(&group, &call.id)?;
     }
     let (exit_status, exited_at) = (u32::from(KILLED), time(jiff::Timestamp::now()));
     message(&DeleteResponse { exit_status, exited_at: Some(exited_at).into(), ..DeleteResponse::default() })
+}
+
+fn clear(group: &Group, id: &str) -> Result<(), ShimError> {
+    let begun = Instant::now();
+    while group.place().exists() && begun.elapsed() < PATIENCE {
+        if let Some(claim) = group.claim_now()? {
+            // Its keeper is dead, and the host and every mount went with it.
+            claim.give_up();
+        } else if UnixStream::connect(group.socket()).is_ok() {
+            end(group, id);
+            return Ok(());
+        } else {
+            // It is dying at this moment: its socket is closed, and its lock is not.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
 }
 
 /// Ends one container of a sandbox that lives. One that it does not know was deleted before.
