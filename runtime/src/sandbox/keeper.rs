@@ -250,6 +250,7 @@ impl Keeper {
                 kept.waiting = None;
                 let exit = Exit { code: KILLED, out_of_memory: false, at: jiff::Timestamp::now(), message: None };
                 kept.snapshot.phase = Phase::Ended(exit);
+                kept.streams.outputs.close();
                 kept.changed.send_replace(());
                 return Ok(());
             }
@@ -443,6 +444,8 @@ impl Keeper {
             };
             kept.snapshot.phase = Phase::Ended(Exit { code, out_of_memory, at: jiff::Timestamp::now(), message });
             kept.peers = None;
+            // Everything has been shown.
+            kept.streams.outputs.close();
             kept.changed.send_replace(());
             tree = kept.snapshot.tree;
         }

@@ -34,6 +34,10 @@ pub(super) fn complete(spec: &Spec, grants: &mut Grants, config: &Config) -> Res
     }
     grants.egress.extend(config.egress(grants.network));
     grants.spawn = true;
+    if grants.cwd != "/" && !grants.env.iter().any(|variable| variable.starts_with("PWD=")) {
+        // Programs for WASI 0.1 have no other way to learn it.
+        grants.env.push(format!("PWD={}", grants.cwd));
+    }
     Ok(())
 }
 

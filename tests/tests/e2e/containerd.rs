@@ -12,6 +12,8 @@ use std::path::PathBuf;
 struct Version {
     daemon: &'static str,
     client: &'static str,
+    /// How an image is imported and unpacked, by the client itself.
+    import: &'static str,
     config: &'static str,
     needs: [Need; 3],
 }
@@ -19,6 +21,7 @@ struct Version {
 const DEBIANS: Version = Version {
     daemon: "containerd",
     client: "ctr",
+    import: "image import",
     config: r#"
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -36,6 +39,7 @@ version = 2
 const SECOND: Version = Version {
     daemon: "containerd-2",
     client: "ctr-2",
+    import: "image import --local",
     config: r#"
 version = 3
 [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -72,7 +76,8 @@ impl Containerd {
             let archive = containerd.dir.join(format!("{sample}.tar"));
             containerd.store.sampan(format!("save -o '{}' {sample}", archive.display())).ok();
             for namespace in ["default", "k8s.io"] {
-                let line = format!("-n {namespace} image import --all-platforms '{}'", archive.display());
+                let import = containerd.version.import;
+                let line = format!("-n {namespace} {import} --all-platforms '{}'", archive.display());
                 containerd.ctr(line).ok();
             }
         }
