@@ -107,10 +107,9 @@ impl Created {
         if let Some((columns, rows)) = size {
             keeper.resize(id, columns, rows).map_err(of_sandbox)?;
         }
-        match typed {
+        if let Some(typed) = typed {
             // It may have ended by now.
-            Some(typed) => drop(keeper.attach(id, Some(typed), true, None, None)),
-            None => {}
+            let _ = keeper.attach(id, Some(typed), true, None, None);
         }
         Ok(())
     }
