@@ -258,6 +258,10 @@ fn main() -> ExitCode {
     if let Some(code) = sampan_runtime::guest::compile::run_if_child() {
         return code;
     }
+    let mut words = std::env::args_os();
+    if commands::containerd::is_called(words.next().as_deref()) {
+        return commands::containerd::run(words.map(|word| word.to_string_lossy().into_owned()));
+    }
     let matches = match verbatim::read(command_line, std::env::args_os().collect()) {
         Ok(matches) => matches,
         Err(error) => {

@@ -6,8 +6,8 @@ use crate::v1::{
     NetworkResponse, SandboxClient as SideClient, StatsRequest, StatsResponse,
 };
 use containerd_shim_protos::api::{
-    DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, ResizePtyRequest, ResumeRequest, StartRequest,
-    UpdateTaskRequest, WaitRequest,
+    DeleteRequest, ExecProcessRequest, KillRequest, PauseRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+    StartRequest, UpdateTaskRequest, WaitRequest,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::TaskClient;
@@ -304,6 +304,16 @@ impl SandboxClient {
                 error => Err(error),
             },
         }
+    }
+
+    /// Says that the sandbox of this container is wanted no more, if nothing is in it.
+    ///
+    /// # Errors
+    /// When the sandbox refuses or goes away.
+    pub async fn shutdown(&self, id: &str) -> Result<(), ClientError> {
+        let request = ShutdownRequest { id: id.to_owned(), ..ShutdownRequest::default() };
+        let answer = self.task.shutdown(context::with_duration(Duration::from_secs(10)), &request).await;
+        answer.map(drop).map_err(|source| ClientError::Call { what: "end", source })
     }
 
     /// Waits for a container's end and returns its exit code.

@@ -1,11 +1,11 @@
 //! Programs that are run inside containers, as the Task API has them: named by an `exec_id`, described by an OCI
 //! `Process`, with streams by the paths of FIFOs.
 
+use crate::fifos::{open, open_streams, reader_gone};
 use crate::task::{of_exec, refuse};
 use containerd_shim_protos::api::{ExecProcessRequest, ResizePtyRequest};
 use oci_spec::runtime::Process;
-use rustix::fs::{CWD, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use sampan_runtime::sandbox::terminal::Terminal;
 use sampan_runtime::sandbox::{ExecSpec, ExecStdio, Exit, Keeper, Phase};
 use sampan_runtime::store::Store;
@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use ttrpc::{Code, Result};
 
@@ -68,6 +65,8 @@ struct Exec {
     released: bool,
     /// Becomes true when everything on its terminal has been shown.
     shown: watch::Receiver<bool>,
+    /// Becomes true when it runs, or cannot be started.
+    begun: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -78,9 +77,6 @@ struct Wanted {
     detach: bool,
     size: Option<(u16, u16)>,
 }
-
-/// How long a FIFO's other end may take to be opened.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Execs {
     pub(crate) fn new(keeper: Keeper, store: Store) -> Self {
@@ -143,6 +139,7 @@ impl Execs {
                 size: None,
                 released: false,
                 shown: watch::channel(true).1,
+                begun: watch::Sender::new(false),
             },
         );
         Ok(())
@@ -150,6 +147,13 @@ impl Execs {
 
     /// Starts what was written down.
     pub(crate) async fn start(&self, id: &str, exec: &str) -> Result<()> {
+        let begun = self.all().get(&(id.to_owned(), exec.to_owned())).map(|known| known.begun.clone());
+        let started = self.start_it(id, exec).await;
+        begun.map(|begun| begun.send_replace(true));
+        started
+    }
+
+    async fn start_it(&self, id: &str, exec: &str) -> Result<()> {
         let key = (id.to_owned(), exec.to_owned());
         let (wanted, streams, size) = {
             let mut all = self.all();
@@ -269,12 +273,15 @@ impl Execs {
         Ok((phase, known.streams.clone(), terminal))
     }
 
-    /// Waits for its end, and until everything on its terminal has been shown.
+    /// Waits for its end, from before its start if need be, and until everything on its terminal has been shown.
     pub(crate) async fn wait(&self, id: &str, exec: &str) -> Result<Exit> {
-        let mut shown = {
+        let key = (id.to_owned(), exec.to_owned());
+        let mut begun = {
             let all = self.all();
-            all.get(&(id.to_owned(), exec.to_owned())).ok_or_else(|| Self::missing(id, exec))?.shown.clone()
+            all.get(&key).ok_or_else(|| Self::missing(id, exec))?.begun.subscribe()
         };
+        let _ = begun.wait_for(|begun| *begun).await;
+        let mut shown = self.all().get(&key).ok_or_else(|| Self::missing(id, exec))?.shown.clone();
         let exit = self.keeper.wait_exec(id, exec).await.map_err(of_exec)?;
         let _ = shown.wait_for(|shown| *shown).await;
         Ok(exit)
@@ -337,49 +344,4 @@ impl Execs {
 
 fn system(what: &str, error: std::io::Error) -> ttrpc::Error {
     refuse(Code::INTERNAL, format!("cannot {what}: {error}"))
-}
-
-/// Opens the FIFOs of standard input, output and error by their paths, of which an empty one is none; they do not wait.
-pub(crate) async fn open_streams(paths: [&str; 3]) -> Result<[Option<OwnedFd>; 3]> {
-    let mut all = [None, None, None];
-    let flags = [OFlags::RDONLY, OFlags::WRONLY, OFlags::WRONLY];
-    for ((path, flags), opened) in paths.into_iter().zip(flags).zip(&mut all) {
-        if !path.is_empty() {
-            *opened = Some(open(path, flags).await?);
-        }
-    }
-    Ok(all)
-}
-
-/// Opens a FIFO without waiting in the system for its other end, which may be opened a moment later.
-async fn open(path: &str, flags: OFlags) -> Result<OwnedFd> {
-    let invalid = |words: String| refuse(Code::INVALID_ARGUMENT, words);
-    if path.contains("://") {
-        return Err(invalid(format!("{path}: streams are the paths of FIFOs here, and no other scheme is known")));
-    }
-    let begun = Instant::now();
-    loop {
-        match rustix::fs::openat(CWD, path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => {
-                let kind = rustix::fs::fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
-                return match kind {
-                    Ok(FileType::Fifo) => Ok(fd),
-                    _ => Err(invalid(format!("{path} is no FIFO"))),
-                };
-            }
-            // Nobody reads there yet.
-            Err(Errno::NXIO) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(2)).await,
-            Err(Errno::NXIO) => return Err(invalid(format!("nobody reads from {path}"))),
-            Err(e) => return Err(invalid(format!("cannot open {path}: {}", std::io::Error::from(e)))),
-        }
-    }
-}
-
-/// Waits until nobody reads any more what is written to a FIFO.
-async fn reader_gone(fifo: OwnedFd) {
-    // SAFETY: the descriptor is owned by the value that is registered, so it stays open and the same.
-    let Ok(watched) = (unsafe { AsyncFd::register_with_interest(fifo, Interest::ERROR) }) else {
-        return std::future::pending().await;
-    };
-    let _ = watched.ready(Interest::ERROR).await;
 }

@@ -5,8 +5,11 @@
 //! both its versions (the messages are the same), and beside it `sampan.v1` for what that lacks.
 
 pub mod client;
+pub mod containerd;
+mod create;
 pub mod cri;
 mod exec;
+mod fifos;
 pub mod metrics;
 mod server;
 mod side;

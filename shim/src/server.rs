@@ -1,18 +1,20 @@
 //! The control socket.
 
 use crate::exec::Execs;
+use crate::task::TaskService;
 use crate::{side, task};
 use sampan_runtime::container::shared::Shared;
 use sampan_runtime::sandbox::{Keeper, Peer, peer_of};
 use sampan_runtime::store::Store;
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
+use ttrpc::asynchronous::{Server, Service as Methods};
 
 /// A control socket that is being served.
 pub struct Serving {
@@ -29,6 +31,12 @@ impl std::fmt::Debug for Serving {
 /// How many calls are being answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Busy(Arc<watch::Sender<usize>>);
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
 
 impl Busy {
     /// Counts one call until the value is dropped.
@@ -62,14 +70,23 @@ impl Serving {
     }
 
     async fn serve(keeper: Keeper, shared: Option<Shared>, store: &Store, socket: &Path) -> Result<Self, ttrpc::Error> {
-        let busy = Busy(Arc::new(watch::Sender::new(0)));
+        let busy = Busy::default();
         let listener = UnixListener::bind(socket)
             .map_err(|e| ttrpc::Error::Others(format!("cannot listen at {}: {e}", socket.display())))?;
         let execs = Execs::new(keeper.clone(), store.clone());
-        let mut server = Server::new()
-            .add_listener(Listener::new(trusted(listener)))
-            .register_service(task::services(&keeper, store, &busy, &execs))
-            .register_service(side::services(keeper, shared, &busy, execs));
+        let task = Arc::new(TaskService::new(&keeper, store, &busy, &execs));
+        let services = [task::services(task), side::services(keeper, shared, &busy, execs)];
+        Self::start(listener, services, busy).await
+    }
+
+    /// Serves at a socket that is open.
+    pub(crate) async fn start(
+        listener: UnixListener,
+        services: impl IntoIterator<Item = HashMap<String, Methods>>,
+        busy: Busy,
+    ) -> Result<Self, ttrpc::Error> {
+        let server = Server::new().add_listener(Listener::new(trusted(listener)));
+        let mut server = services.into_iter().fold(server, Server::register_service);
         server.start().await?;
         Ok(Self { server, busy })
     }

@@ -1,6 +1,7 @@
 //! `sampan.v1`: what the Task API lacks.
 
-use crate::exec::{Execs, open_streams};
+use crate::exec::Execs;
+use crate::fifos::open_streams;
 use crate::generated::sandbox::{
     AttachRequest, AttachResponse, Bucket, Container, DetachRequest, DetachResponse, Fence as FenceMessage,
     HttpRequest, HttpResponse, InspectRequest, InspectResponse, JoinRequest, JoinResponse, NetworkRequest,

@@ -1,45 +1,52 @@
 //! containerd's Task API (`containerd.task.v2.Task`, and `v3.Task`, whose messages are the same).
 
+use crate::create::Created;
 use crate::exec::Execs;
 use crate::server::Busy;
 use crate::side::stats_of;
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
-    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
-    DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse, ProcessInfo,
-    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
-    StatsRequest, StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+    DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+    ProcessInfo, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest,
+    StateResponse, StatsRequest, StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::cgroups_v2::metrics::{CPUStat, IOEntry, IOStat, MemoryStat, Metrics, PidsStat};
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim_async::{Task, create_task};
+use oci_spec::runtime::Spec;
 use sampan_runtime::config::Config;
-use sampan_runtime::container::locate_program;
 use sampan_runtime::grants::{Grants, Resources};
-use sampan_runtime::guest::code;
-use sampan_runtime::sandbox::{Attach, Entry, ExecError, Exit, Keeper, Phase, SandboxError, Snapshot, Stats, log};
-use sampan_runtime::store::{Store, files};
+use sampan_runtime::sandbox::{ExecError, Exit, Keeper, Phase, SandboxError, Snapshot, Stats};
+use sampan_runtime::store::Store;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use ttrpc::asynchronous::{Service as Methods, TtrpcContext as Context};
 use ttrpc::{Code, Error, Result};
 
-struct TaskService {
-    keeper: Keeper,
-    store: Store,
-    busy: Busy,
-    execs: Execs,
+/// The service of a sandbox.
+#[derive(Clone)]
+pub(crate) struct TaskService {
+    pub(crate) keeper: Keeper,
+    pub(crate) store: Store,
+    pub(crate) busy: Busy,
+    pub(crate) execs: Execs,
+    pub(crate) created: Created,
 }
 
-/// The service under both of its names.
-pub(crate) fn services(keeper: &Keeper, store: &Store, busy: &Busy, execs: &Execs) -> HashMap<String, Methods> {
-    let (keeper, store, busy, execs) = (keeper.clone(), store.clone(), busy.clone(), execs.clone());
-    let service = Arc::new(TaskService { keeper, store, busy, execs });
-    let v3 = create_task(Arc::clone(&service) as Arc<dyn Task + Send + Sync>);
-    let v2 = create_task(service as Arc<dyn Task + Send + Sync>);
+impl TaskService {
+    pub(crate) fn new(keeper: &Keeper, store: &Store, busy: &Busy, execs: &Execs) -> Self {
+        let (keeper, store, busy, execs) = (keeper.clone(), store.clone(), busy.clone(), execs.clone());
+        Self { keeper, store, busy, execs, created: Created::default() }
+    }
+}
+
+/// A service under both of its names.
+pub(crate) fn services(service: Arc<dyn Task + Send + Sync>) -> HashMap<String, Methods> {
+    let v3 = create_task(Arc::clone(&service));
+    let v2 = create_task(service);
     v3.into_iter().chain(v2.into_iter().map(|(name, methods)| (name.replace(".v3.", ".v2."), methods))).collect()
 }
 
@@ -80,7 +87,7 @@ fn status_of(phase: &Phase) -> Status {
     }
 }
 
-fn time(at: jiff::Timestamp) -> Timestamp {
+pub(crate) fn time(at: jiff::Timestamp) -> Timestamp {
     Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond(), ..Timestamp::default() }
 }
 
@@ -120,6 +127,22 @@ fn metrics(stats: &Stats) -> Metrics {
     }
 }
 
+/// The same as containerd passes it on.
+pub(crate) fn metrics_any(stats: &Stats) -> Result<Any> {
+    let value = metrics(stats).write_to_bytes();
+    let value = value.map_err(|e| refuse(Code::INTERNAL, format!("cannot write the metrics: {e}")))?;
+    Ok(Any { type_url: METRICS.to_owned(), value, ..Any::default() })
+}
+
+/// The answer to who waits for an end.
+pub(crate) fn exit_response(exit: Option<&Exit>) -> WaitResponse {
+    WaitResponse {
+        exit_status: exit.map_or(0, |e| e.code.into()),
+        exited_at: exit.map(|e| time(e.at)).into(),
+        ..WaitResponse::default()
+    }
+}
+
 #[async_trait]
 impl Task for TaskService {
     async fn state(&self, _: &Context, request: StateRequest) -> Result<StateResponse> {
@@ -148,7 +171,12 @@ impl Task for TaskService {
             ref phase => status_of(phase),
         };
         let exit = exit_of(&snapshot);
+        let ([stdin, stdout, stderr], terminal) = self.created.streams(&request.id);
         Ok(StateResponse {
+            stdin,
+            stdout,
+            stderr,
+            terminal,
             id: request.id,
             bundle: snapshot.bundle.to_string_lossy().into_owned(),
             pid: snapshot.pid,
@@ -159,48 +187,15 @@ impl Task for TaskService {
         })
     }
 
-    /// Adds a container to this sandbox from a bundle. Its output goes to the bundle's log.
+    /// Adds a container to this sandbox from a bundle. Without streams its output goes to the bundle's log.
     async fn create(&self, _: &Context, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
         let _call = self.busy.call();
-        if request.terminal || !request.stdout.is_empty() || !request.stderr.is_empty() || !request.stdin.is_empty() {
-            return Err(refuse(
-                Code::UNIMPLEMENTED,
-                "streams by fifo and terminals are not supported yet: leave stdin, stdout and stderr empty, and read the bundle's log",
-            ));
-        }
-        if !request.rootfs.is_empty() {
-            return Err(refuse(
-                Code::UNIMPLEMENTED,
-                "mounting a rootfs is not supported yet: hand over a bundle with a ready one",
-            ));
-        }
-        let bundle = PathBuf::from(&request.bundle);
-        let invalid = |e: String| refuse(Code::INVALID_ARGUMENT, e);
-        let spec = files::read_json(&bundle.join("config.json")).map_err(|e| invalid(e.to_string()))?;
-        let mut grants = Grants::from_spec(&spec).map_err(|e| invalid(e.to_string()))?;
-        if grants.stdin {
-            return Err(refuse(Code::UNIMPLEMENTED, "an open standard input is not supported yet in a shared sandbox"));
-        }
         let config = Config::load().map_err(|e| refuse(Code::FAILED_PRECONDITION, e.to_string()))?;
-        grants.egress.extend(config.egress(grants.network));
-        sampan_runtime::rootfs::make_writable_layer(&bundle).map_err(|e| invalid(e.to_string()))?;
-        let (program, args) = locate_program(&bundle, &grants).map_err(|e| invalid(e.to_string()))?;
-        grants.args = args.unwrap_or(grants.args);
-        let code = code::prepare(&self.store, &program).map_err(|e| invalid(e.to_string()))?;
-        let store = grants.spawn.then(|| self.store.clone());
-        let network = None;
-        let entry = Entry {
-            id: request.id,
-            bundle,
-            grants,
-            code,
-            store,
-            network,
-            input: None,
-            attach: Attach::Detached,
-            log: log::Config::default(),
+        let adjust = |_: &Spec, grants: &mut Grants| {
+            grants.egress.extend(config.egress(grants.network));
+            Ok(())
         };
-        self.keeper.create(entry, false).map_err(of_sandbox)?;
+        self.created.create(&self.keeper, &self.store, request, adjust).await?;
         Ok(CreateTaskResponse { pid: self.keeper.host_pid(), ..CreateTaskResponse::default() })
     }
 
@@ -211,6 +206,7 @@ impl Task for TaskService {
             return Ok(StartResponse { pid: self.keeper.host_pid(), ..StartResponse::default() });
         }
         self.keeper.start(&request.id).map_err(of_sandbox)?;
+        self.created.started(&self.keeper, &request.id)?;
         let snapshot = self.keeper.started(&request.id).await.map_err(of_sandbox)?;
         if let Some(Exit { message: Some(message), .. }) = exit_of(&snapshot)
             && snapshot.started.is_none()
@@ -232,6 +228,7 @@ impl Task for TaskService {
             });
         }
         let snapshot = self.keeper.delete(&request.id).map_err(of_sandbox)?;
+        self.created.forget(&request.id);
         let exit = exit_of(&snapshot);
         Ok(DeleteResponse {
             pid: snapshot.pid,
@@ -264,8 +261,10 @@ impl Task for TaskService {
     /// meaning for a guest.
     async fn kill(&self, _: &Context, request: KillRequest) -> Result<Empty> {
         let _call = self.busy.call();
-        // SIGHUP 1, SIGINT 2, SIGQUIT 3, SIGKILL 9, SIGTERM 15 (signal(7)).
+        // SIGHUP 1, SIGINT 2, SIGQUIT 3, SIGKILL 9, SIGTERM 15; SIGCHLD 17, SIGCONT 18, SIGURG 23 and SIGWINCH 28 mean nothing
+        // to a program without handlers (signal(7)).
         match request.signal {
+            17 | 18 | 23 | 28 => self.keeper.look(&request.id).map(drop),
             signal @ (0 | 1 | 2 | 3 | 9 | 15) if !request.exec_id.is_empty() => {
                 let signal = u8::try_from(signal).unwrap_or_default();
                 return self.execs.kill(&request.id, &request.exec_id, signal).map(|()| Empty::default());
@@ -288,10 +287,7 @@ impl Task for TaskService {
     async fn stats(&self, _: &Context, request: StatsRequest) -> Result<StatsResponse> {
         let _call = self.busy.call();
         let stats = stats_of(&self.keeper, &request.id).await?;
-        let metrics = metrics(&stats).write_to_bytes();
-        let value = metrics.map_err(|e| refuse(Code::INTERNAL, format!("cannot write the metrics: {e}")))?;
-        let any = Any { type_url: METRICS.to_owned(), value, ..Any::default() };
-        Ok(StatsResponse { stats: Some(any).into(), ..StatsResponse::default() })
+        Ok(StatsResponse { stats: Some(metrics_any(&stats)?).into(), ..StatsResponse::default() })
     }
 
     /// Changes limits of memory and processors (`LinuxResources` of the OCI runtime specification, as JSON).
@@ -310,11 +306,16 @@ impl Task for TaskService {
         self.execs.add(request).map(|()| Empty::default())
     }
 
+    async fn checkpoint(&self, _: &Context, _: CheckpointTaskRequest) -> Result<Empty> {
+        Err(refuse(Code::UNIMPLEMENTED, "a Wasm program cannot be checkpointed"))
+    }
+
     async fn close_io(&self, _: &Context, request: CloseIORequest) -> Result<Empty> {
         let _call = self.busy.call();
         self.keeper.look(&request.id).map_err(of_sandbox)?;
         match (request.stdin, request.exec_id.as_str()) {
             (false, _) => {}
+            (true, "") if self.created.close_input(&request.id) => {}
             (true, "") => self.keeper.close_input(&request.id).map_err(of_sandbox)?,
             (true, exec) => self.execs.close_input(&request.id, exec)?,
         }
@@ -327,6 +328,10 @@ impl Task for TaskService {
         if request.exec_id.is_empty() {
             let size = |n: u32| u16::try_from(n).map_err(|e| refuse(Code::INVALID_ARGUMENT, format!("{n}: {e}")));
             let (columns, rows) = (size(request.width)?, size(request.height)?);
+            let waits = matches!(self.keeper.look(&request.id).map_err(of_sandbox)?.phase, Phase::Created);
+            if waits && self.created.resize(&request.id, columns, rows) {
+                return Ok(Empty::default());
+            }
             return self.keeper.resize(&request.id, columns, rows).map_err(of_sandbox).map(|()| Empty::default());
         }
         self.execs.resize(&request).map(|()| Empty::default())
@@ -336,19 +341,10 @@ impl Task for TaskService {
         let _call = self.busy.call();
         if !request.exec_id.is_empty() {
             let exit = self.execs.wait(&request.id, &request.exec_id).await?;
-            return Ok(WaitResponse {
-                exit_status: exit.code.into(),
-                exited_at: Some(time(exit.at)).into(),
-                ..WaitResponse::default()
-            });
+            return Ok(exit_response(Some(&exit)));
         }
         let snapshot = self.keeper.wait_settled(&request.id).await.map_err(of_sandbox)?;
-        let exit = exit_of(&snapshot);
-        Ok(WaitResponse {
-            exit_status: exit.map_or(0, |e| e.code.into()),
-            exited_at: exit.map(|e| time(e.at)).into(),
-            ..WaitResponse::default()
-        })
+        Ok(exit_response(exit_of(&snapshot)))
     }
 
     async fn connect(&self, _: &Context, _: ConnectRequest) -> Result<ConnectResponse> {

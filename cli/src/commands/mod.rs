@@ -6,6 +6,7 @@ pub mod builder;
 pub mod check;
 pub mod commit;
 pub mod completion;
+pub mod containerd;
 pub mod cp;
 pub mod df;
 pub mod events;

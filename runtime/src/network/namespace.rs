@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Makes a network namespace whose loopback interface is up, and the file that stands for it.
@@ -36,6 +37,26 @@ pub fn make(path: &Path) -> io::Result<()> {
 pub fn enter(path: &Path) -> io::Result<()> {
     let namespace = File::open(path)?;
     Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
+/// Moves this process, which has one thread, into a network namespace of its own, where there is nothing but a loopback
+/// interface.
+///
+/// # Errors
+/// When the system refuses: it is for root.
+pub fn enter_new() -> io::Result<()> {
+    // SAFETY: no other thread is left behind in the old namespace.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+    bring_loopback_up()
+}
+
+/// Whether this process is in a network namespace.
+///
+/// # Errors
+/// When there is none.
+pub fn is_in(path: &Path) -> io::Result<bool> {
+    let (there, here) = (std::fs::metadata(path)?, std::fs::metadata("/proc/self/ns/net")?);
+    Ok((there.dev(), there.ino()) == (here.dev(), here.ino()))
 }
 
 /// Takes the file away, and the namespace when nobody is in it any more. One that is not there has been removed.

@@ -3,9 +3,12 @@
 //! Everything here happens in the sandbox's own mount namespace, beneath one directory, before (or beside) the fences:
 //! the kernel composes the tree, and the guest gets a single preopen, `/`.
 
+mod handed;
 mod mount;
 pub mod secrets;
 pub mod view;
+
+pub use handed::{Handed, lasting_place, mount_handed};
 
 use crate::grants::{BindGrant, Grants, Paths, RootGrant, Shown};
 use std::collections::HashMap;
@@ -37,6 +40,14 @@ pub enum RootfsError {
         from: PathBuf,
         /// The guest's path.
         to: PathBuf,
+    },
+    /// A mount that was handed over and cannot be made.
+    #[error("cannot mount the container's root file system, which was handed over as {kind:?}: {reason}")]
+    Handed {
+        /// The type of file system.
+        kind: String,
+        /// Why not.
+        reason: String,
     },
     /// Without a mount namespace a single file cannot be put into the tree.
     #[error(

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What every mount that a guest sees is: no set-uid, no devices, no programs of the host.
-const SAFE: MountAttrFlags =
+pub(super) const SAFE: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// Mounts an overlay of `layers` (topmost first) below the writable `upper` at `target`.
@@ -205,12 +205,14 @@ fn move_onto(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
     move_mount(mount.as_fd(), "", place.as_fd(), "", flags)
 }
 
-fn attach(mount: &OwnedFd, target: &Path) -> Result<()> {
+/// Puts what was made at a place.
+pub(super) fn attach(mount: &OwnedFd, target: &Path) -> Result<()> {
     move_mount(mount.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|e| RootfsError::io("mount at", target)(e.into()))
 }
 
-fn clone_tree(source: &Path) -> Result<OwnedFd> {
+/// What is at `source`, to be shown elsewhere.
+pub(super) fn clone_tree(source: &Path) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, source, flags).map_err(|e| match e {
         rustix::io::Errno::NOENT => RootfsError::NoSource(source.to_owned()),
@@ -221,7 +223,7 @@ fn clone_tree(source: &Path) -> Result<OwnedFd> {
 }
 
 /// mount_setattr(2), which rustix does not have.
-fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags, flags: libc::c_uint) -> std::io::Result<()> {
+pub(super) fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags, flags: libc::c_uint) -> std::io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: u64::from(attributes.bits()),
         attr_clr: 0,

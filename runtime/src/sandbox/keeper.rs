@@ -225,7 +225,12 @@ impl Keeper {
 
     /// Whether no container but this one lives in its sandbox, and none can come.
     pub(super) fn alone(&self, id: &str) -> bool {
-        !self.0.shared && self.state().containers.iter().all(|(other, kept)| other == id || !kept.lives())
+        !self.0.shared && self.is_last(id)
+    }
+
+    /// Whether no container but this one lives in its sandbox.
+    fn is_last(&self, id: &str) -> bool {
+        self.state().containers.iter().all(|(other, kept)| other == id || !kept.lives())
     }
 
     /// Gives up the memory that starting took and idling does not need, in both processes.
@@ -262,12 +267,23 @@ impl Keeper {
             let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;
             kept.killed = true;
             kept.snapshot.asked = true;
+            if let Phase::Created = kept.snapshot.phase {
+                // Its host knows nothing of it yet.
+                kept.waiting = None;
+                let exit = Exit { code: KILLED, out_of_memory: false, at: jiff::Timestamp::now(), message: None };
+                kept.snapshot.phase = Phase::Ended(exit);
+                kept.streams.outputs.close();
+                kept.changed.send_replace(());
+                return Ok(());
+            }
             drop(state);
             self.alone(id)
         };
         if alone {
             self.kill_host();
         } else {
+            // A paused one could not hear of it.
+            self.resume();
             let _ = wire::send(self.0.socket.as_fd(), &Order::Kill(id.to_owned()), &[]);
         }
         Ok(())
@@ -450,6 +466,8 @@ impl Keeper {
             };
             kept.snapshot.phase = Phase::Ended(Exit { code, out_of_memory, at: jiff::Timestamp::now(), message });
             kept.peers = None;
+            // Everything has been shown.
+            kept.streams.outputs.close();
             kept.changed.send_replace(());
             (tree, view) = (kept.snapshot.tree, kept.view.take());
         }

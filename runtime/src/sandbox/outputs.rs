@@ -32,6 +32,11 @@ impl Outputs {
         Ok(())
     }
 
+    /// Nobody looks any more: who reads finds the end.
+    pub(super) fn close(&self) {
+        self.all().clear();
+    }
+
     fn all(&self) -> MutexGuard<'_, Vec<Viewer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

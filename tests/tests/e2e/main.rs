@@ -18,6 +18,8 @@ mod check;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod containerd;
+#[cfg(test)]
 mod copy;
 #[cfg(test)]
 mod crash;

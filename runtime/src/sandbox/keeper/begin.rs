@@ -63,6 +63,11 @@ impl Keeper {
     /// # Errors
     /// When it was started before, a port is in use, or a mount fails.
     pub fn start(&self, id: &str) -> Result<(), SandboxError> {
+        if self.is_paused() {
+            // Its host stands still, and so would whoever waits for the start.
+            let (id, phase) = (id.to_owned(), "in a sandbox whose other container is paused");
+            return Err(SandboxError::Phase { id, phase, wanted: "started" });
+        }
         let (entry, outputs, tree) = {
             let mut state = self.state();
             let kept = state.containers.get_mut(id).ok_or_else(|| SandboxError::NoContainer(id.to_owned()))?;

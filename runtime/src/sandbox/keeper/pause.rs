@@ -22,7 +22,7 @@ impl Keeper {
         if self.is_paused() {
             return Err(SandboxError::Phase { id: id.to_owned(), phase: "paused", wanted: "paused again" });
         }
-        if !self.alone(id) {
+        if !self.is_last(id) {
             return Err(SandboxError::Shared(id.to_owned()));
         }
         std::fs::write(self.0.place.join(PAUSED), []).map_err(system("write down that it is paused"))?;

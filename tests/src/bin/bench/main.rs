@@ -2,9 +2,10 @@
 //! all of them; what counts is the ratio. Peers stand beside ours when the machine has them.
 //!
 //! `make bench`, or `bench [ROUNDS]`, `bench http [SECONDS]`, `bench echo`, `bench neighbours [SECONDS]`, `bench density
-//! [SHARED] [ALONE]`, `bench pull [ROUNDS]`.
+//! [SHARED] [ALONE]`, `bench pull [ROUNDS]`, `bench containerd [ROUNDS]`.
 
 mod builds;
+mod containerd;
 mod density;
 mod echo;
 mod http;
@@ -25,6 +26,7 @@ fn main() -> Result<()> {
         Some("echo") => return echo::echo(&Bench::new()?),
         Some("neighbours") => return neighbours::neighbours(&Bench::new()?, u32::try_from(number(1, 3)?)?),
         Some("density") => return density::density(&Bench::new()?, number(1, 1000)?, number(2, 200)?),
+        Some("containerd") => return containerd::containerd(&Bench::new()?, number(1, 20)?),
         Some("pull") => return Bench::new()?.pull(number(1, 7)?),
         Some("http") => return http::http(&Bench::new()?, u32::try_from(number(1, 5)?)?),
         _ => {}
@@ -41,6 +43,7 @@ fn main() -> Result<()> {
     neighbours::neighbours(&bench, 3)?;
     builds::builds(&bench, rounds.min(10))?;
     bench.pull(7)?;
+    containerd::containerd(&bench, rounds.min(20))?;
     bench.fill(1000, 100)?;
     bench.starts("Start, beside 1,000 other containers and 100 images", rounds)?;
     println!("\n({:.0} s in all; medians of {rounds} interleaved rounds)", begun.elapsed().as_secs_f64());
