@@ -33,7 +33,7 @@ test: lint guests build
 
 ## What takes too long for every change: rounds of kill -9, many containers, long runs
 test-long: guests build fuzz
-	PATH="$$(tests/tools.sh):$$PATH" cargo test $(CARGO_FLAGS) -p sampan-tests -- --ignored
+	PATH="$$(tests/tools.sh cluster):$$PATH" cargo test $(CARGO_FLAGS) -p sampan-tests -- --ignored
 
 ## Feed the parsers of what others write with whatever comes, for FUZZ_SECONDS each
 fuzz:

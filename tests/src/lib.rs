@@ -20,6 +20,7 @@
 pub mod command;
 pub mod container;
 pub mod crash;
+pub mod cri;
 #[cfg(target_arch = "x86_64")]
 pub mod escaped;
 pub mod files;

@@ -48,11 +48,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::Status;
 use tonic::transport::Server;
 
-/// The generated messages and stubs of `runtime.v1`.
+/// The generated messages and stubs of `runtime.v1`, for those too who call such a server.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, unused_qualifications, reason = "generated")]
 #[allow(missing_debug_implementations, dead_code, nonstandard_style, unused, reason = "generated")]
 #[allow(clippy::allow_attributes_without_reason, reason = "generated")]
-pub(crate) mod v1 {
+pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/runtime.v1.rs"));
 }
 

@@ -99,8 +99,8 @@ fn python_listens_where_no_host_is_said() {
                   s = socket.socket()\n\
                   s.bind((\"\", 8000))\n\
                   s.listen()\n\
-                  c = s.accept()[0]\n\
-                  c.sendall(f\"hello from {socket.gethostname()}\".encode())\n";
+                  while True:\n    \
+                      with s.accept()[0] as c: c.sendall(f\"hello from {socket.gethostname()}\".encode())\n";
     let files = Dir::new().file("serve.py", script);
     let python = store.detached(format!("-p 8000 -e HOSTNAME=box -v '{files}:/srv:ro' python python /srv/serve.py"));
     let port = python.port("8000");

@@ -7,6 +7,8 @@ mod crash;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod load;
 #[cfg(test)]
 mod many;
