@@ -2,7 +2,8 @@
 //! all of them; what counts is the ratio. Peers stand beside ours when the machine has them.
 //!
 //! `make bench`, or `bench [ROUNDS]`, `bench http [SECONDS]`, `bench echo`, `bench neighbours [SECONDS]`, `bench density
-//! [SHARED] [ALONE]`, `bench pull [ROUNDS]`, `bench containerd [ROUNDS]`.
+//! [SHARED] [ALONE]`, `bench pull [ROUNDS]`, `bench containerd [ROUNDS]`,
+//! `bench pods [ROUNDS]`.
 
 mod builds;
 mod containerd;
@@ -11,6 +12,7 @@ mod echo;
 mod http;
 mod native;
 mod neighbours;
+mod pods;
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ fn main() -> Result<()> {
         Some("neighbours") => return neighbours::neighbours(&Bench::new()?, u32::try_from(number(1, 3)?)?),
         Some("density") => return density::density(&Bench::new()?, number(1, 1000)?, number(2, 200)?),
         Some("containerd") => return containerd::containerd(&Bench::new()?, number(1, 20)?),
+        Some("pods") => return pods::pods(&Bench::new()?, number(1, 12)?),
         Some("pull") => return Bench::new()?.pull(number(1, 7)?),
         Some("http") => return http::http(&Bench::new()?, u32::try_from(number(1, 5)?)?),
         _ => {}
@@ -44,6 +47,7 @@ fn main() -> Result<()> {
     builds::builds(&bench, rounds.min(10))?;
     bench.pull(7)?;
     containerd::containerd(&bench, rounds.min(20))?;
+    pods::pods(&bench, rounds.min(12))?;
     bench.fill(1000, 100)?;
     bench.starts("Start, beside 1,000 other containers and 100 images", rounds)?;
     println!("\n({:.0} s in all; medians of {rounds} interleaved rounds)", begun.elapsed().as_secs_f64());

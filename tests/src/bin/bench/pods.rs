@@ -238,7 +238,6 @@ fn done(command: &mut Command) -> Result<()> {
 /// What the plugin takes by itself.
 fn plugin(dir: &Path, rounds: usize) -> Result<Duration> {
     let namespace = PathBuf::from("/run/netns/sampan-bench");
-    done(Command::new("ip").args(["netns", "add", "sampan-bench"]))?;
     let config = format!(
         r#"{{ "cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "sampan-bench", "isGateway": true,
             "ipam": {{ "type": "host-local", "subnet": "10.212.0.0/16", "dataDir": "{}/ipam" }} }}"#,
@@ -254,11 +253,12 @@ fn plugin(dir: &Path, rounds: usize) -> Result<Duration> {
     };
     let mut times = vec![];
     for _ in 0..rounds {
+        done(Command::new("ip").args(["netns", "add", "sampan-bench"]))?;
         let begun = Instant::now();
         call("ADD")?;
         times.push(begun.elapsed());
         call("DEL")?;
+        done(Command::new("ip").args(["netns", "delete", "sampan-bench"]))?;
     }
-    done(Command::new("ip").args(["netns", "delete", "sampan-bench"]))?;
     Ok(median(times))
 }
