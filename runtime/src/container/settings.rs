@@ -88,6 +88,8 @@ pub struct Inside {
     pub resolv_conf: Option<PathBuf>,
     /// What is known of hosts instead of `/etc/hosts` (hosts(5)).
     pub hosts: Option<PathBuf>,
+    /// A cgroup, by its path in each hierarchy; its last part begins with `sampan-`.
+    pub cgroup: Option<String>,
 }
 
 /// A place in a network that a front end asks for.

@@ -11,7 +11,7 @@ use super::log;
 use super::snapshot::{Exit, Phase, Snapshot};
 use super::terminal::Recorder;
 use super::wire::{self, Order, Question, Report};
-use super::{Entry, Fences, SandboxError, system};
+use super::{Entry, Fences, SandboxError, cgroup, system};
 use crate::guest::{Counted, Ending, KILLED};
 use crate::network::peers;
 use crate::rootfs;
@@ -514,6 +514,10 @@ impl Keeper {
         };
         for id in orphans {
             let ending = match status.as_ref().and_then(|s| s.terminating_signal()) {
+                Some(signal) if signal == libc::SIGKILL && cgroup::was_out_of_memory() => {
+                    let words = "the kernel has killed it: its pod's cgroup has no more memory";
+                    Ending { out_of_memory: true, ..Ending::told(KILLED, words.to_owned()) }
+                }
                 Some(signal) if signal == libc::SIGKILL => Ending::code(KILLED),
                 Some(signal) => {
                     let code = u8::try_from(128 + signal).unwrap_or(KILLED);

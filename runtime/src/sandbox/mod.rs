@@ -5,6 +5,7 @@
 
 pub mod aside;
 mod asking;
+pub mod cgroup;
 mod deadlines;
 pub mod exec;
 pub mod fence;
@@ -222,6 +223,9 @@ pub fn launch(place: &Path, entry: Entry) -> Result<Keeper, SandboxError> {
 /// When there is no mount namespace to be had, or the system refuses; then nothing is left.
 pub fn launch_shared(place: &Path, trees: &Path, inside: &Inside) -> Result<Keeper, SandboxError> {
     std::fs::create_dir_all(trees).map_err(system("make the sandbox's directory"))?;
+    if let Some(cgroup) = &inside.cgroup {
+        cgroup::join(cgroup).map_err(system("enter the cgroup"))?;
+    }
     // The keeper too: it opens the doors, and looks names up.
     if let Some(network) = &inside.network {
         namespace::enter(network).map_err(system("enter the network namespace"))?;

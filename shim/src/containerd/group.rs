@@ -77,7 +77,12 @@ impl Group {
             // Two containerds may have containers of the same name.
             place: place(store, &format!("{}\n{}\n{name}", call.address, call.namespace)),
             own_network: network.is_some() && path.is_none(),
-            inside: Inside { network: path, resolv_conf: instead("/etc/resolv.conf"), hosts: instead("/etc/hosts") },
+            inside: Inside {
+                network: path,
+                resolv_conf: instead("/etc/resolv.conf"),
+                hosts: instead("/etc/hosts"),
+                cgroup: None,
+            },
         }
     }
 

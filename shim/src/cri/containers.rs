@@ -55,7 +55,8 @@ impl Known {
 
     fn of(container: Container) -> Option<Self> {
         let bytes = std::fs::read(container.dir.join(KEPT)).ok()?;
-        Some(Self { asked: Asked::decode(bytes.as_slice()).ok()?, container })
+        let asked = Asked::decode(bytes.as_slice()).ok().filter(|asked| !asked.pod.is_empty())?;
+        Some(Self { asked, container })
     }
 
     /// Whether a filter by the beginnings of ids, and by labels, wants it.
@@ -207,7 +208,8 @@ impl Node {
                 std::os::unix::fs::symlink(&asked.log, &link)
                     .map_err(|e| of_store(StoreError::io("create", link)(e)))?;
             }
-            files::write(&made.dir.join(KEPT), &asked.encode_to_vec(), Durability::Flushed).map_err(of_store)
+            // Without it a container is swept away: as little of it as of its pod outlives the power.
+            files::write(&made.dir.join(KEPT), &asked.encode_to_vec(), Durability::Buffered).map_err(of_store)
         };
         finish().inspect_err(|_| drop(container::remove(&self.store, &made, false)))?;
         Ok(made.record.id)
@@ -321,7 +323,7 @@ impl Node {
     pub(super) fn sweep_containers(&self) {
         for made in container::list(&self.store).unwrap_or_default() {
             let of_pod = made.record.sandbox.as_ref().is_some_and(|name| name.starts_with("pod-"));
-            if of_pod && !made.dir.join(KEPT).exists() {
+            if of_pod && Known::of(made.clone()).is_none() {
                 let _ = container::remove(&self.store, &made, true);
             }
         }

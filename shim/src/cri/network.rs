@@ -24,6 +24,8 @@ struct Network {
     version: String,
     name: String,
     plugins: Vec<Map<String, Value>>,
+    #[serde(default, rename = "disableCheck")]
+    disable_check: bool,
 }
 
 /// What is kept of a pod's connection, so that it is taken down as it was set up.
@@ -56,7 +58,7 @@ fn find(options: &Options) -> Result<Network, String> {
             return serde_json::from_value(Value::Object(whole)).map_err(|e| e.to_string());
         }
         let text = |key: &str| whole.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Network { version: text("cniVersion"), name: text("name"), plugins: vec![whole] })
+        Ok(Network { version: text("cniVersion"), name: text("name"), plugins: vec![whole], disable_check: false })
     };
     read().map_err(|reason| format!("the CNI configuration {} cannot be read: {reason}", path.display()))
 }
@@ -92,6 +94,21 @@ pub(super) fn set_up(node: &Node, pod: &Pod) -> Result<Vec<String>, Status> {
         true => Err(Status::unavailable(format!("the CNI network {} gave the pod no address", kept.network.name))),
         false => Ok(addresses),
     }
+}
+
+/// How a pod is connected: what the plugins have answered, and what they find now (CHECK, of which versions before 0.4.0 know
+/// nothing).
+pub(super) fn look(node: &Node, pod: &Pod) -> Option<Value> {
+    let kept: Kept = files::read_json(&node.pod_dir(&pod.id).join(KEPT)).ok()?;
+    let Kept { network, runtime, result } = &kept;
+    let known = !network.disable_check && !["", "0.1.0", "0.2.0", "0.3.0", "0.3.1"].contains(&network.version.as_str());
+    let call = |plugin| Call { node, pod, network, runtime, command: "CHECK" }.plugin(plugin, result).map(drop);
+    let found = match known.then(|| network.plugins.iter().try_for_each(call)) {
+        None => "not checked".to_owned(),
+        Some(Ok(())) => "as it was set up".to_owned(),
+        Some(Err(problem)) => problem,
+    };
+    Some(json!({ "name": network.name, "result": result, "check": found }))
 }
 
 /// Disconnects a pod, and removes its namespace. What is gone already is fine: it is called again until it works.

@@ -11,6 +11,7 @@ use super::v1::{
 use super::{Node, labelled, nanos, network, of_store};
 use prost::Message;
 use sampan_runtime::container::id;
+use sampan_runtime::sandbox::cgroup;
 use sampan_runtime::store::{Durability, StoreError, files};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,12 @@ impl Pod {
     /// The name of the sandbox that its containers share.
     pub fn sandbox(&self) -> String {
         format!("pod-{}", id::short(&self.id))
+    }
+
+    /// The cgroup of its sandbox, beneath the one that kubelet has made for the pod.
+    pub fn cgroup(&self) -> Option<String> {
+        let parent = self.config.as_ref()?.linux.as_ref()?.cgroup_parent.trim_end_matches('/').to_owned();
+        (!parent.is_empty()).then(|| format!("{parent}/{}{}", cgroup::OWN, id::short(&self.id)))
     }
 
     /// Whether it is on the node's own network.
@@ -123,12 +130,14 @@ impl Node {
     }
 
     fn read_pod(&self, dir: &Path) -> Option<Pod> {
-        Pod::decode(std::fs::read(dir.join(RECORD)).ok()?.as_slice()).ok()
+        // After a power cut it may be empty.
+        Pod::decode(std::fs::read(dir.join(RECORD)).ok()?.as_slice()).ok().filter(|pod| !pod.id.is_empty())
     }
 
     fn write_pod(&self, pod: &Pod) -> Result<(), Status> {
         let path = self.pod_dir(&pod.id).join(RECORD);
-        files::write(&path, &pod.encode_to_vec(), Durability::Flushed).map_err(of_store)
+        // No pod outlives the power: kubelet makes another, and one that is lost here is as one that is not ready.
+        files::write(&path, &pod.encode_to_vec(), Durability::Buffered).map_err(of_store)
     }
 
     pub(super) fn pods(&self) -> Vec<Pod> {
@@ -232,7 +241,11 @@ impl Node {
         super::apart(self, move |node| {
             network::take_down(node, &pod);
             pod.stopped = true;
-            node.write_pod(&pod)
+            node.write_pod(&pod)?;
+            if let Some(cgroup) = pod.cgroup() {
+                cgroup::remove(&cgroup);
+            }
+            Ok(())
         })
         .await
     }
@@ -286,7 +299,7 @@ impl Node {
     /// Takes away what a killed server has left half made.
     pub(super) fn sweep(&self) {
         for entry in std::fs::read_dir(self.pods_dir()).into_iter().flatten().flatten() {
-            if !entry.path().join(RECORD).exists() {
+            if self.read_pod(&entry.path()).is_none() {
                 let id = entry.file_name().to_string_lossy().into_owned();
                 network::take_down(self, &Pod { id, ..Pod::default() });
                 let _ = files::remove_tree(&entry.path());

@@ -137,11 +137,17 @@ impl RuntimeService for Service {
     }
 
     async fn pod_sandbox_status(&self, request: Request<PodSandboxStatusRequest>) -> Answer<PodSandboxStatusResponse> {
-        let pod = self.0.pod(&request.into_inner().pod_sandbox_id)?;
+        let request = request.into_inner();
+        let pod = self.0.pod(&request.pod_sandbox_id)?;
         let containers = self.0.containers_of(&pod.id);
+        let status = Some(self.0.pod_status(&pod));
+        let network = match request.verbose {
+            true => apart(&self.0, move |node| Ok(network::look(node, &pod))).await?,
+            false => None,
+        };
         ok(PodSandboxStatusResponse {
-            status: Some(self.0.pod_status(&pod)),
-            info: HashMap::new(),
+            status,
+            info: network.into_iter().map(|network| ("network".to_owned(), network.to_string())).collect(),
             containers_statuses: containers.iter().map(|known| known.status(&self.0.status_of(known))).collect(),
             timestamp: super::nanos(jiff::Timestamp::now()),
         })

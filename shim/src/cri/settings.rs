@@ -77,7 +77,12 @@ pub(super) fn of(
         working_dir: Some(config.working_dir.clone()).filter(|dir| !dir.is_empty()),
         labels: config.labels.clone().into_iter().collect(),
         sandbox: Some(pod.sandbox()),
-        inside: Inside { network, resolv_conf: Some(dir.join("resolv.conf")), hosts: mounted(config, "/etc/hosts") },
+        inside: Inside {
+            network,
+            resolv_conf: Some(dir.join("resolv.conf")),
+            hosts: mounted(config, "/etc/hosts"),
+            cgroup: pod.cgroup(),
+        },
         mounts: mounts(config, dir),
         proc: Some(proc),
         read_only: security.readonly_rootfs,

@@ -83,7 +83,7 @@ impl Node {
         path.to_string_lossy().into_owned()
     }
 
-    fn pod_config(&self, name: &str) -> Value {
+    pub fn pod_config(&self, name: &str) -> Value {
         json!({
             "metadata": { "name": name, "namespace": "default", "uid": format!("uid-{name}"), "attempt": 0 },
             "hostname": name,
@@ -99,14 +99,14 @@ impl Node {
         self.pod_of(self.pod_config(name))
     }
 
-    fn pod_of(&self, config: Value) -> Pod<'_> {
+    pub fn pod_of(&self, config: Value) -> Pod<'_> {
         let name = config["metadata"]["name"].as_str().unwrap().to_owned();
         let file = self.file(&format!("{name}.json"), &config);
         let id = self.crictl(format!("runp {file}")).ok().line();
         Pod { node: self, id, file, name }
     }
 
-    fn inspect(&self, id: &str) -> Value {
+    pub fn inspect(&self, id: &str) -> Value {
         self.crictl(format!("inspect {id}")).ok().json()["status"].clone()
     }
 }
@@ -137,7 +137,7 @@ impl Drop for Bridge {
 
 pub struct Pod<'a> {
     node: &'a Node,
-    id: String,
+    pub id: String,
     file: String,
     name: String,
 }
@@ -486,6 +486,7 @@ fn a_pod_has_an_address_by_cni_and_its_containers_talk_over_localhost() {
     let status = node.crictl(format!("inspectp {}", pod.id)).ok().json();
     let ip = status["status"]["network"]["ip"].as_str().unwrap().to_owned();
     assert!(ip.starts_with(&bridge.prefix()), "{status}");
+    assert_eq!(status["info"]["network"]["check"], "as it was set up", "{status}");
     pod.start("web", "web", "", Value::Null);
     let get = |url: &str| Run::new(["curl", "-sS", "-m", "10", url]).run();
     eventually("it answers at the pod's address", || get(&format!("http://{ip}:8000/")).stdout.contains("Sampan"));
