@@ -79,6 +79,8 @@ mod network;
 #[cfg(test)]
 mod nginx;
 #[cfg(test)]
+mod node;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod proxy;

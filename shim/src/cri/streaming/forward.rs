@@ -1,7 +1,7 @@
 //! `port-forward`: connections into a pod. For each the client opens two streams with the same `requestid`, one for what goes
 //! through and one on which an error is told (k8s.io/kubelet/pkg/cri/streaming/portforward).
 
-use super::spdy::{Connection, Opened, Reader, Writer};
+use super::connection::{Connection, Opened, Reader, Writer};
 use crate::cri::Node;
 use bytes::Bytes;
 use sampan_runtime::network::namespace;

@@ -2,21 +2,28 @@
 //! a token that works once and for a minute, on the loopback interface (k8s.io/kubelet/pkg/cri/streaming).
 //!
 //! ```text
-//! spdy        frames and streams
+//! connection  streams, whatever is spoken
+//! spdy        SPDY's frames and streams
 //! dictionary  what its headers are packed with
+//! websocket   the same as channels
 //! terminal    exec and attach: the streams of a program
 //! forward     port-forward: connections into a pod
 //! ```
 
+mod connection;
 mod dictionary;
 mod forward;
 mod spdy;
 mod terminal;
+mod websocket;
 
 use super::Node;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::header::{
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    UPGRADE,
+};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -50,14 +57,6 @@ impl Session {
             Self::Exec { .. } => "exec",
             Self::Attach { .. } => "attach",
             Self::Forward { .. } => "portforward",
-        }
-    }
-
-    /// The protocols that are spoken here, the best first.
-    fn protocols(&self) -> &'static [&'static str] {
-        match self {
-            Self::Exec { .. } | Self::Attach { .. } => &["v4.channel.k8s.io"],
-            Self::Forward { .. } => &["portforward.k8s.io"],
         }
     }
 }
@@ -147,31 +146,91 @@ pub(super) async fn serve(node: Arc<Node>, listener: TcpListener) -> Infallible 
     }
 }
 
+/// What a client asks this place to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upgrade {
+    Spdy,
+    WebSocket,
+}
+
+impl Upgrade {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let upgrade = headers.get(UPGRADE)?.to_str().ok()?;
+        match upgrade {
+            spdy if spdy.eq_ignore_ascii_case("spdy/3.1") => Some(Self::Spdy),
+            websocket if websocket.eq_ignore_ascii_case("websocket") => Some(Self::WebSocket),
+            _ => None,
+        }
+    }
+
+    /// The header by which protocols are offered and chosen.
+    fn header(self) -> HeaderName {
+        match self {
+            Self::Spdy => HeaderName::from_static(VERSIONS),
+            Self::WebSocket => SEC_WEBSOCKET_PROTOCOL,
+        }
+    }
+
+    /// The protocols that are spoken for a session, the best first.
+    fn protocols(self, session: &Session) -> &'static [&'static str] {
+        match (self, session) {
+            (Self::Spdy, Session::Exec { .. } | Session::Attach { .. }) => &["v4.channel.k8s.io"],
+            (Self::Spdy, Session::Forward { .. }) => &["portforward.k8s.io"],
+            (Self::WebSocket, Session::Exec { .. } | Session::Attach { .. }) => &websocket::PROTOCOLS,
+            (Self::WebSocket, Session::Forward { .. }) => &[],
+        }
+    }
+
+    /// The answer that makes the change.
+    fn accepted(self, protocol: &'static str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let answers = response.headers_mut();
+        answers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        answers.insert(self.header(), HeaderValue::from_static(protocol));
+        match self {
+            Self::Spdy => drop(answers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"))),
+            Self::WebSocket => {
+                answers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+                let accept = HeaderValue::try_from(websocket::accept(key));
+                answers.extend(accept.map(|accept| (SEC_WEBSOCKET_ACCEPT, accept)));
+            }
+        }
+        response
+    }
+}
+
 fn answer(node: &Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
     let plain = |status, text: &str| {
         let mut response = Response::new(Full::from(format!("{text}\n")));
         *response.status_mut() = status;
         response
     };
-    let asked =
-        |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
-    if !asked(UPGRADE).eq_ignore_ascii_case("spdy/3.1") {
-        return plain(StatusCode::BAD_REQUEST, "this place is for streams: upgrade to SPDY/3.1");
-    }
+    let Some(upgrade) = Upgrade::of(request.headers()) else {
+        return plain(StatusCode::BAD_REQUEST, "this place is for streams: upgrade to SPDY/3.1 or WebSocket");
+    };
     let Some(session) = node.places.take(request.uri().path()) else {
         return plain(StatusCode::NOT_FOUND, "there is no such session: a token works once, and for a minute");
     };
-    let versions = request.headers().get_all(VERSIONS).iter().filter_map(|value| value.to_str().ok());
-    let offered: Vec<String> = versions.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect();
-    let Some(protocol) = session.protocols().iter().find(|name| offered.iter().any(|offered| offered == *name)) else {
-        let known = session.protocols().join(", ");
-        return plain(StatusCode::FORBIDDEN, &format!("none of the protocols {offered:?} is spoken here: {known} is"));
+    let offered = request.headers().get_all(upgrade.header()).iter().filter_map(|value| value.to_str().ok());
+    let offered: Vec<String> = offered.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect();
+    let known = upgrade.protocols(&session);
+    let Some(protocol) = known.iter().find(|name| offered.iter().any(|offered| offered == *name)) else {
+        let known = if known.is_empty() { "none; take SPDY/3.1".to_owned() } else { known.join(", ") };
+        return plain(StatusCode::FORBIDDEN, &format!("of the protocols {offered:?} none is spoken here, but {known}"));
     };
+    let response = upgrade.accepted(protocol, request.headers());
     let upgraded = hyper::upgrade::on(&mut request);
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        let Ok(io) = upgraded.await else { return };
-        let connection = spdy::Connection::new(TokioIo::new(io));
+        let Ok(io) = upgraded.await.map(TokioIo::new) else { return };
+        let connection = match (upgrade, &session) {
+            (Upgrade::WebSocket, Session::Exec { streams, .. } | Session::Attach { streams, .. }) => {
+                websocket::speak(io, *streams).await
+            }
+            _ => spdy::speak(io),
+        };
         match session {
             Session::Exec { container, args, streams } => {
                 terminal::serve(&node, connection, &container, Some(&args), streams).await;
@@ -182,12 +241,6 @@ fn answer(node: &Arc<Node>, mut request: Request<Incoming>) -> Response<Full<Byt
             Session::Forward { pod } => forward::forward(&node, connection, &pod).await,
         }
     });
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    headers.insert(VERSIONS, HeaderValue::from_static(protocol));
     response
 }
 

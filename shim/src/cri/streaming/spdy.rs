@@ -4,6 +4,7 @@
 //! As its other implementation on nodes, moby/spdystream, it has no windows: a side that is slow is waited for by the
 //! connection.
 
+use super::connection::{Connection, Frame, Headers, Opened, Reader, WAITING, Writer};
 use super::dictionary::DICTIONARY;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
@@ -33,112 +34,17 @@ const MOST_HEADERS: usize = 64 << 10;
 const MOST_STREAMS: usize = 1 << 16;
 /// Data is handed on in pieces of this size.
 const PIECE: usize = 32 << 10;
-/// How many pieces wait for who reads them.
-const WAITING: usize = 4;
-
-/// The headers of a stream, with names in lower case.
-pub type Headers = HashMap<String, String>;
-
-/// A stream that the client has opened.
-#[derive(Debug)]
-pub struct Opened {
-    /// Its headers.
-    pub headers: Headers,
-    /// What the client writes.
-    pub reader: Reader,
-    /// What we write.
-    pub writer: Writer,
-}
-
-/// What the client writes on a stream.
-#[derive(Debug)]
-pub struct Reader(mpsc::Receiver<Bytes>);
-
-impl Reader {
-    /// The next piece; nothing at the end.
-    pub async fn next(&mut self) -> Option<Bytes> {
-        self.0.recv().await
-    }
-}
-
-/// The end of a stream that we write.
-#[derive(Debug, Clone)]
-pub struct Writer {
-    stream: u32,
-    frames: mpsc::Sender<Frame>,
-}
-
-/// The connection is gone.
-#[derive(Debug)]
-pub struct Gone;
-
-impl Writer {
-    /// Writes a piece, waiting for room.
-    pub async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
-        self.frames.send(Frame::Data { stream: self.stream, bytes, last: false }).await.map_err(|_| Gone)
-    }
-
-    /// Says that nothing more comes.
-    pub async fn finish(&self) {
-        let _ = self.frames.send(Frame::Data { stream: self.stream, bytes: Bytes::new(), last: true }).await;
-    }
-
-    /// Waits until the client is gone.
-    pub async fn closed(&self) {
-        self.frames.closed().await;
-    }
-}
-
-/// What is sent.
-#[derive(Debug)]
-enum Frame {
-    Reply(u32),
-    Ping(u32),
-    Data {
-        stream: u32,
-        bytes: Bytes,
-        last: bool,
-    },
-    /// Nothing more, and everything that was sent is to be there.
-    End,
-}
-
-/// A connection, whose client opens streams.
-#[derive(Debug)]
-pub struct Connection {
-    opened: mpsc::Receiver<Opened>,
-    frames: mpsc::Sender<Frame>,
-    reading: tokio::task::JoinHandle<io::Result<()>>,
-    writing: tokio::task::JoinHandle<io::Result<()>>,
-}
-
-impl Connection {
-    /// Speaks SPDY on what was a connection of HTTP/1.1.
-    pub fn new<T: AsyncRead + AsyncWrite + Send + 'static>(io: T) -> Self {
-        let (read, write) = tokio::io::split(io);
-        let (frames, to_write) = mpsc::channel(16);
-        let (open, opened) = mpsc::channel(16);
-        let (here, gone) = oneshot::channel();
-        let writing = tokio::spawn(write_frames(write, to_write, gone));
-        let (inflate, streams) = (Decompress::new(true), HashMap::new());
-        let incoming = Incoming { read, open, frames: frames.clone(), inflate, streams, _here: here };
-        let reading = tokio::spawn(incoming.read_frames());
-        Self { opened, frames, reading, writing }
-    }
-
-    /// The next stream that the client opens; none when it is gone.
-    pub async fn open(&mut self) -> Option<Opened> {
-        self.opened.recv().await
-    }
-
-    /// Waits until everything that was written is on its way, and closes.
-    pub async fn close(self) {
-        let Self { opened, frames, reading, writing } = self;
-        let _ = frames.send(Frame::End).await;
-        let _ = writing.await;
-        drop(opened);
-        reading.abort();
-    }
+/// Speaks SPDY on what was a connection of HTTP/1.1.
+pub fn speak<T: AsyncRead + AsyncWrite + Send + 'static>(io: T) -> Connection {
+    let (read, write) = tokio::io::split(io);
+    let (frames, to_write) = mpsc::channel(16);
+    let (open, opened) = mpsc::channel(16);
+    let (here, gone) = oneshot::channel();
+    let writing = tokio::spawn(write_frames(write, to_write, gone));
+    let (inflate, streams) = (Decompress::new(true), HashMap::new());
+    let incoming = Incoming { read, open, frames: frames.clone(), inflate, streams, _here: here };
+    let reading = tokio::spawn(incoming.read_frames());
+    Connection::new(opened, frames, reading, writing)
 }
 
 impl Frame {
@@ -156,8 +62,8 @@ impl Frame {
                 out.put_slice(&headers);
             }
             Self::Ping(id) => {
-                control(control::PING, 4);
-                out.put_u32(*id);
+                control(control::PING, id.len());
+                out.put_slice(id);
             }
             Self::Data { stream, bytes, last } => {
                 let flags = if *last { u32::from(FIN) << 24 } else { 0 };
@@ -301,7 +207,9 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
                 control::PING => {
                     let id = frame.as_slice().try_get_u32().map_err(|_| broken("a ping is cut off"))?;
                     // Ours would be even.
-                    if id % 2 == 1 && self.frames.send(Frame::Ping(id)).await.is_err() {
+                    if id % 2 == 1
+                        && self.frames.send(Frame::Ping(Bytes::copy_from_slice(&id.to_be_bytes()))).await.is_err()
+                    {
                         return Ok(());
                     }
                 }
@@ -367,7 +275,7 @@ mod tests {
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             let mut deflate = Compress::new(Compression::fast(), true);
             deflate.set_dictionary(DICTIONARY).unwrap();
-            (Self { io: ours, deflate }, Connection::new(theirs))
+            (Self { io: ours, deflate }, speak(theirs))
         }
 
         async fn open(&mut self, stream: u32, pairs: &[(&str, &str)]) {

@@ -2,7 +2,7 @@
 //! pkg/util/remotecommand): a stream for each of standard input, output and error, one for the size of the window, and one on
 //! which the end is told.
 
-use super::spdy::{Connection, Opened, Reader, Writer};
+use super::connection::{Connection, Opened, Reader, Writer};
 use super::{PATIENCE, Streams};
 use crate::client::SandboxClient;
 use crate::cri::containers::Known;
