@@ -131,6 +131,7 @@ const COMMANDS: &[Entry] = &[
     entry!("inspect", "Show everything known of containers, images, volumes or networks", inspect::InspectArgs),
     // The runtime's own: what has no description is not shown.
     entry!("keep", "", run::KeepArgs),
+    entry!("ready", "", run::ReadyArgs),
     entry!("kill", "Kill running containers", lifecycle::KillArgs),
     entry!("load", "Load images from an archive", exchange::LoadArgs),
     entry!("login", "Log in to a registry", login::LoginArgs),

@@ -3,7 +3,7 @@
 use super::life::Lease;
 use super::networks::NetworkRecord;
 use super::record::{Container, Joined, MountPoint, Record};
-use super::settings::{Join, MountRequest, MountSource, Settings};
+use super::settings::{Inside, Join, MountRequest, MountSource, Settings};
 use super::{ContainerError, Result, egress, id, networks, shared, volumes};
 use crate::config::Config;
 use crate::grants::{BindGrant, Grants, Limits, Membership, Port, Publish, RootGrant};
@@ -324,7 +324,9 @@ fn write_down(store: &Store, dir: &Path, record: &mut Record, grants: &Grants) -
 }
 
 fn write_files(store: &Store, dir: &Path, record: &Record, grants: &Grants) -> Result<()> {
-    let durability = if record.auto_remove { Durability::Buffered } else { Durability::Flushed };
+    // What is removed at its end, or is of a pod, which kubelet makes anew, need not outlive the power.
+    let passing = record.auto_remove || record.inside != Inside::default();
+    let durability = if passing { Durability::Buffered } else { Durability::Flushed };
     let spec = match &grants.member {
         None => grants.to_spec()?,
         // Its peers know it by its name, which it has now.

@@ -16,7 +16,7 @@ use sampan_runtime::sandbox::log;
 use sampan_runtime::store::{Durability, Lock, StoreError, files};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status as Refusal;
 
@@ -238,7 +238,7 @@ impl Node {
     }
 
     /// Starts a container in its pod's sandbox, which is made if there is none.
-    pub(super) async fn start(&self, known: &Known) -> Result<(), Refusal> {
+    pub(super) async fn start(self: &Arc<Self>, known: &Known) -> Result<(), Refusal> {
         let id = known.id();
         if let Status::Running(_) | Status::Exited(_) = self.status_of(known) {
             return Err(Refusal::failed_precondition(format!("the container {id} was started before")));
@@ -256,12 +256,11 @@ impl Node {
                 _ => Err(Refusal::unknown(answer.message)),
             };
         }
-        // A keeper is forked from a process that has one thread.
-        let mut command = Command::new("/proc/self/exe");
-        command.args(["start", id]).env("SAMPAN_ROOT", self.store.root()).stdin(Stdio::null());
-        let output =
-            tokio::task::spawn_blocking(move || command.output()).await.map_err(std::io::Error::other).flatten();
-        let output = output.map_err(|e| Refusal::internal(format!("cannot start the sandbox's process: {e}")))?;
+        let id = id.to_owned();
+        let output = super::apart(self, move |node| {
+            node.starter.start(&id).map_err(|e| Refusal::internal(format!("cannot start the sandbox's process: {e}")))
+        });
+        let output = output.await?;
         match output.status.success() {
             true => Ok(()),
             false => Err(Refusal::unknown(String::from_utf8_lossy(&output.stderr).trim().to_owned())),

@@ -13,6 +13,7 @@
 //! settings    a container as kubelet asks for it → settings
 //! identity    users and groups, as programs are shown them
 //! containers  making, starting, stopping and removing containers; what is written down of them
+//! starter     a process that makes sandboxes
 //! run         programs inside containers: ExecSync
 //! streaming   programs inside containers, and connections into pods, with a client at the other end
 //! stats       what containers and pods use
@@ -30,6 +31,7 @@ mod pods;
 mod run;
 mod service;
 mod settings;
+mod starter;
 mod stats;
 mod streaming;
 
@@ -113,6 +115,7 @@ struct Node {
     /// Of two who make, stop or remove the same pod, one waits for the other.
     pods: Locks,
     events: events::Events,
+    starter: starter::Starter,
     places: streaming::Places,
 }
 
@@ -152,6 +155,7 @@ pub async fn serve(listener: UnixListener, store: &Store, options: Options) -> R
         options,
         pods: Locks::default(),
         events: events::Events::default(),
+        starter: starter::Starter::new(store),
         places,
     });
     node.sweep();

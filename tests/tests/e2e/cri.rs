@@ -486,7 +486,7 @@ fn a_pod_has_an_address_by_cni_and_its_containers_talk_over_localhost() {
     let status = node.crictl(format!("inspectp {}", pod.id)).ok().json();
     let ip = status["status"]["network"]["ip"].as_str().unwrap().to_owned();
     assert!(ip.starts_with(&bridge.prefix()), "{status}");
-    assert_eq!(status["info"]["network"]["check"], "as it was set up", "{status}");
+    assert_eq!(status["network"]["check"], "as it was set up", "{status}");
     pod.start("web", "web", "", Value::Null);
     let get = |url: &str| Run::new(["curl", "-sS", "-m", "10", url]).run();
     eventually("it answers at the pod's address", || get(&format!("http://{ip}:8000/")).stdout.contains("Sampan"));

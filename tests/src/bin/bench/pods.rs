@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+const OURS: &str = "sampan";
+
 /// A container runtime, and what it is to run.
 struct Runtime {
     name: &'static str,
@@ -54,12 +56,16 @@ pub fn pods(bench: &Bench, rounds: usize) -> Result<()> {
         [("on the node's network", NamespaceMode::Node), ("with a network by CNI", NamespaceMode::Pod)]
     {
         let mut times: Vec<Vec<Duration>> = all.iter().map(|_| vec![]).collect();
+        let mut parts: Vec<[Duration; 3]> = vec![];
         for round in 0..rounds {
             for (runtime, times) in all.iter().zip(&mut times) {
                 let config = pod(&format!("bench-{round}"), network);
                 let begun = Instant::now();
-                let pods = runtime.start(&[config], &[])?;
+                let (pods, each) = runtime.start(&[config], &[])?;
                 times.push(begun.elapsed());
+                if runtime.name == OURS {
+                    parts.push(each);
+                }
                 runtime.remove(&pods)?;
             }
         }
@@ -69,6 +75,9 @@ pub fn pods(bench: &Bench, rounds: usize) -> Result<()> {
             let ratio = time.as_secs_f64() / last.as_secs_f64();
             println!("| {}, {what} | {:.1} | {ratio:.2} |", runtime.name, time.as_secs_f64() * 1e3);
         }
+        let [run, create, start] =
+            [0, 1, 2].map(|n| median(parts.iter().map(|each| each[n]).collect()).as_secs_f64() * 1e3);
+        println!("| of ours, RunPodSandbox, CreateContainer, StartContainer | {run:.1}, {create:.1}, {start:.1} | |");
     }
     println!("| CNI's plugin itself: ADD | {:.1} | |", plugin(&dir, rounds)?.as_secs_f64() * 1e3);
     let ours = all.first().context("there is a runtime")?;
@@ -76,9 +85,9 @@ pub fn pods(bench: &Bench, rounds: usize) -> Result<()> {
         (from..to).map(|n| pod(&format!("many-{n}"), NamespaceMode::Node)).collect()
     };
     let begun = Instant::now();
-    let mut pods = ours.start(&many(0, 100), &["sleep", "1000"])?;
+    let (mut pods, _) = ours.start(&many(0, 100), &["sleep", "1000"])?;
     println!("| sampan, 100 pods at once, each | {:.1} | |", begun.elapsed().as_secs_f64() * 10.0);
-    pods.extend(ours.start(&many(100, 200), &["sleep", "1000"])?);
+    pods.extend(ours.start(&many(100, 200), &["sleep", "1000"])?.0);
     let mut times = vec![];
     for _ in 0..rounds {
         let begun = Instant::now();
@@ -119,12 +128,14 @@ fn pod(name: &str, network: NamespaceMode) -> PodSandboxConfig {
 }
 
 impl Runtime {
-    /// Makes and starts pods of one container each, all at once, and returns their ids.
-    fn start(&self, configs: &[PodSandboxConfig], args: &[&str]) -> Result<Vec<String>> {
-        let run =
+    /// Makes and starts pods of one container each, all at once, and returns their ids, and what each call took.
+    fn start(&self, configs: &[PodSandboxConfig], args: &[&str]) -> Result<(Vec<String>, [Duration; 3])> {
+        let begun = Instant::now();
+        let request =
             |config: &PodSandboxConfig| RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
         let made: Vec<RunPodSandboxResponse> =
-            self.cri.call_all("RunPodSandbox", &configs.iter().map(run).collect::<Vec<_>>())?;
+            self.cri.call_all("RunPodSandbox", &configs.iter().map(request).collect::<Vec<_>>())?;
+        let run = begun.elapsed();
         let pods: Vec<String> = made.into_iter().map(|made| made.pod_sandbox_id).collect();
         let image = if args.is_empty() { self.image.clone() } else { "probe".into() };
         let create = |(pod, config): (&String, &PodSandboxConfig)| CreateContainerRequest {
@@ -139,10 +150,11 @@ impl Runtime {
         };
         let requests: Vec<_> = pods.iter().zip(configs).map(create).collect();
         let made: Vec<CreateContainerResponse> = self.cri.call_all("CreateContainer", &requests)?;
+        let created = begun.elapsed();
         let start = |made: CreateContainerResponse| StartContainerRequest { container_id: made.container_id };
         let requests: Vec<_> = made.into_iter().map(start).collect();
         let _: Vec<StartContainerResponse> = self.cri.call_all("StartContainer", &requests)?;
-        Ok(pods)
+        Ok((pods, [run, created - run, begun.elapsed() - created]))
     }
 
     fn remove(&self, pods: &[String]) -> Result<()> {
@@ -162,7 +174,7 @@ fn ours(bench: &Bench, dir: &Path) -> Result<Runtime> {
     let mut serve = Command::new(&bench.sampan);
     serve.args(["serve", "--cri", &format!("unix://{}", socket.display())]).arg("--cni-conf-dir").arg(dir.join("cni"));
     serve.env("SAMPAN_ROOT", bench.root.path()).stdout(Stdio::null());
-    let runtime = connected("sampan", &socket, "hello".into(), serve.spawn()?)?;
+    let runtime = connected(OURS, &socket, "hello".into(), serve.spawn()?)?;
     for image in ["hello", "probe"] {
         let archive = dir.join(format!("{image}.tar"));
         let archive = archive.to_string_lossy();
