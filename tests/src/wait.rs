@@ -4,7 +4,7 @@ use crate::fail;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before it counts as never: far more than it should, for machines with much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks again and again until there is something to see, and returns it.
 #[track_caller]

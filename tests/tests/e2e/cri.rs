@@ -5,6 +5,7 @@ use sampan_tests::needs::{Need, lacks};
 use sampan_tests::{Dir, Run, Started, Store, eventually, net};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A node: a store, its server and a directory for what kubelet would have.
 pub struct Node {
@@ -33,9 +34,11 @@ impl Node {
 
     /// A network for its pods: a bridge of this test's own.
     pub fn network(&self) -> Bridge {
-        // Its number is drawn, since other tests have theirs at the same time.
+        // Others of this run, and of other runs, have theirs at the same time.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let taken = |number: &u32| std::path::Path::new(&format!("/sys/class/net/sampan{number}")).exists();
-        let number = (std::process::id() % 200 + 20..250).find(|number| !taken(number)).unwrap();
+        let draw = || (std::process::id() + NEXT.fetch_add(1, Ordering::Relaxed)) % 230 + 20;
+        let number = std::iter::repeat_with(draw).take(230).find(|number| !taken(number)).unwrap();
         let cni = self.dir.join("cni");
         std::fs::create_dir(&cni).unwrap();
         let conflist = json!({ "cniVersion": "1.0.0", "name": format!("sampan{number}"), "plugins": [

@@ -75,8 +75,8 @@ pub fn pods(bench: &Bench, rounds: usize) -> Result<()> {
             let ratio = time.as_secs_f64() / last.as_secs_f64();
             println!("| {}, {what} | {:.1} | {ratio:.2} |", runtime.name, time.as_secs_f64() * 1e3);
         }
-        let [run, create, start] =
-            [0, 1, 2].map(|n| median(parts.iter().map(|each| each[n]).collect()).as_secs_f64() * 1e3);
+        let part = |take: fn(&[Duration; 3]) -> Duration| median(parts.iter().map(take).collect()).as_secs_f64() * 1e3;
+        let (run, create, start) = (part(|[run, ..]| *run), part(|[_, create, _]| *create), part(|[.., start]| *start));
         println!("| of ours, RunPodSandbox, CreateContainer, StartContainer | {run:.1}, {create:.1}, {start:.1} | |");
     }
     println!("| CNI's plugin itself: ADD | {:.1} | |", plugin(&dir, rounds)?.as_secs_f64() * 1e3);
